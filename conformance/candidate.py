@@ -1,0 +1,113 @@
+"""Candidates: adapter + variant + exact version, and the spec language that names them.
+
+mlx                     every default variant of the adapter, beside the harness or managed
+mlx:none                one variant
+mlx:none==0.31.1        that release, always in a managed environment
+mlx:none@PATH           an interpreter, a virtual environment, a wheel or a checkout
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from conformance.case import Initial
+from conformance.errors import SpecError
+from conformance.verdict import Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """Something a variant cannot do, declared before the run: what, whose matter it is, why, and a link."""
+
+    owner: Owner
+    reason: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way in which an adapter runs a framework.
+
+    paths: for every spelling of the initial state that it offers, the path that an observation must attest.
+    missing: canonical parameters it has no place for, by cell; cases are run with those at zero.
+    unsupported: declared reasons by dtype name, or spelling of the initial state.
+    """
+
+    name: str
+    title: str
+    default: bool
+    cells: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    paths: Mapping[Initial, str]
+    unbatched: bool
+    missing: Mapping[str, tuple[tuple[str, ...], Declared]]
+    unsupported: Mapping[str, Declared]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A plug-in folder: its manifest as declared in ``adapter.toml``.
+
+    distribution: the framework's distribution, whose installed version names the candidate.
+    requirements: pinned requirement lines of its managed environment.
+    start_seconds, case_seconds: deadlines of a worker's start and of one case.
+    """
+
+    name: str
+    title: str
+    folder: Path
+    distribution: str
+    requirements: tuple[str, ...]
+    variants: Mapping[str, Variant]
+    start_seconds: float
+    case_seconds: float
+
+
+_SPEC = re.compile(
+    r"(?P<adapter>[A-Za-z0-9][\w-]*)(?::(?P<variant>[\w-]+))?(?:==(?P<version>[^@]+)|@(?P<path>.+))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A parsed candidate spec; `variant` is None for "every default variant"."""
+
+    adapter: str
+    variant: str | None = None
+    version: str | None = None
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        text = self.adapter if self.variant is None else f"{self.adapter}:{self.variant}"
+        if self.version is not None:
+            return f"{text}=={self.version}"
+        return text if self.path is None else f"{text}@{self.path}"
+
+
+def parse_spec(text: str) -> Spec:
+    """Parse a candidate spec; SpecError when it does not follow the language."""
+    match = _SPEC.fullmatch(text.strip())
+    if match is None:
+        raise SpecError(
+            "cannot read the candidate",
+            got=repr(text),
+            wanted="ADAPTER[:VARIANT][==VERSION|@PATH], e.g. mlx:none==0.31.1",
+        )
+    version = match["version"]
+    if version is not None:
+        try:
+            Version(version)
+        except InvalidVersion:
+            raise SpecError(
+                "the candidate's version is no version", where=text, got=repr(version), wanted="e.g. 0.31.1"
+            ) from None
+    path = Path(match["path"]).expanduser() if match["path"] else None
+    if path is not None and not path.exists():
+        raise SpecError("the candidate's path does not exist", where=text, got=str(path))
+    return Spec(adapter=match["adapter"], variant=match["variant"], version=version, path=path)

@@ -1,0 +1,89 @@
+"""The gated recurrent unit, reset-after form ("v3"), cell ``gru``.
+
+    r  = sigmoid(W_xr x + b_xr + W_hr h + b_hr)
+    z  = sigmoid(W_xz x + b_xz + W_hz h + b_hz)
+    n  = tanh(W_xn x + b_xn + r * (W_hn h + b_hn))
+    h' = (1 - z) * n + z * h
+
+Source: Cho et al. 2014, arXiv:1406.1078 (gates); the reset-after candidate is that of arXiv:1406.1078v3 and of
+cuDNN, PyTorch's ``torch.nn.GRU`` and ``mlx.nn.GRU``. The update convention is that of those frameworks: z keeps
+the state. Negating the z rows of every parameter converts to the other convention, z mixes in the candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from conformance.algebra import SIGMOID, TANH, Activation, Algebra
+from conformance.case import Parameters
+from conformance.cells.cell import Cell
+from conformance.rounding import Array
+
+V = TypeVar("V")
+
+PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("W_xr", "W_xz", "W_xn"), ("H", "D")),
+    **dict.fromkeys(("W_hr", "W_hz", "W_hn"), ("H", "H")),
+    **dict.fromkeys(("b_xr", "b_xz", "b_xn", "b_hr", "b_hz", "b_hn"), ("H",)),
+}
+
+# How the reset gate enters the candidate: (parameters, r, h, start rows, algebra) -> the recurrent term.
+# Typed loosely in the algebra's value: Python cannot say "for every V" in a field.
+Reset = Callable[[Parameters, Any, Any, Array, Any], Any]
+Update = Callable[[Any, Any, Any, Any], Any]
+
+
+def reset_after(p: Parameters, r: V, h: V, start: Array, ops: Algebra[V]) -> V:
+    """``r * (W_hn h + b_hn)``."""
+    return ops.times(r, ops.total(ops.dot(p["W_hn"], h), ops.lift(p["b_hn"])))
+
+
+def reset_before(p: Parameters, r: V, h: V, start: Array, ops: Algebra[V]) -> V:
+    """``W_hn (r * h) + b_hn``."""
+    return ops.total(ops.dot(p["W_hn"], ops.times(r, h)), ops.lift(p["b_hn"]))
+
+
+def keep_with_z(z: V, n: V, h: V, ops: Algebra[V]) -> V:
+    """``(1 - z) * n + z * h``."""
+    return ops.mix(z, n, h)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equations:
+    """The parts of a GRU step that implementations get wrong; a fault replaces one of them."""
+
+    gate: Activation = SIGMOID
+    candidate: Activation = TANH
+    reset: Reset = field(default=reset_after)
+    update: Update = field(default=keep_with_z)
+
+
+def step(p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: Equations) -> dict[str, V]:
+    """One step on flattened rows.
+
+    x: (N, D); h: (N, H); start: (N,), 1 in rows whose state is the sequence's omitted or zero initial state.
+    Returns the named intermediates r, z, n and the next state h, each (N, H).
+    """
+    r = ops.apply(
+        eq.gate,
+        ops.total(ops.dot(p["W_xr"], x), ops.lift(p["b_xr"]), ops.dot(p["W_hr"], h), ops.lift(p["b_hr"])),
+    )
+    z = ops.apply(
+        eq.gate,
+        ops.total(ops.dot(p["W_xz"], x), ops.lift(p["b_xz"]), ops.dot(p["W_hz"], h), ops.lift(p["b_hz"])),
+    )
+    recurrent = eq.reset(p, r, h, start, ops)
+    n = ops.apply(eq.candidate, ops.total(ops.dot(p["W_xn"], x), ops.lift(p["b_xn"]), recurrent))
+    return {"r": r, "z": z, "n": n, "h": eq.update(z, n, h, ops)}
+
+
+GRU: Final = Cell(
+    name="gru",
+    title="GRU, reset after the matrix product (v3)",
+    parameters=PARAMETERS,
+    intermediates=("r", "z", "n", "h"),
+    equations=Equations(),
+    step=step,
+)

@@ -1,0 +1,223 @@
+"""Finding adapters: the shipped folders, those of installed distributions, and those named by ``--adapter``.
+
+An installed distribution offers adapters through the entry point group ``rnn_conformance.adapters``; the entry
+point names a package whose folder holds ``adapter.toml`` and ``adapter.py``. Nothing of an adapter is imported
+here: its code runs in its worker only.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+from packaging.requirements import InvalidRequirement, Requirement
+
+from conformance.candidate import Adapter, Declared, Spec, Variant
+from conformance.case import Initial
+from conformance.cells import CELLS
+from conformance.errors import SpecError
+from conformance.rounding import DtypeName
+from conformance.verdict import Owner
+
+ENTRY_POINTS: Final = "rnn_conformance.adapters"
+PACKAGE: Final = Path(__file__).resolve().parent
+
+
+Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Text = Annotated[str, Meta(min_length=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class AdapterEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table ``[adapter]`` of a manifest."""
+
+    name: Name
+    title: Text
+    distribution: Text
+    start_seconds: Seconds = 180.0
+    case_seconds: Seconds = 60.0
+
+
+class MissingEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of a cell for which a variant has no place."""
+
+    cell: Text
+    parameters: Annotated[tuple[str, ...], Meta(min_length=1)]
+    owner: Owner
+    reason: Text
+    link: str
+
+
+class UnsupportedEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A dtype, or a spelling of the initial state, that a variant does not offer, and why."""
+
+    what: DtypeName | Initial
+    owner: Owner
+    reason: Text
+    link: str = ""
+
+
+class VariantEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table ``[variants.NAME]`` of a manifest."""
+
+    title: Text
+    cells: Annotated[tuple[str, ...], Meta(min_length=1)]
+    dtypes: Annotated[tuple[DtypeName, ...], Meta(min_length=1)]
+    paths: Annotated[dict[Initial, Text], Meta(min_length=1)]
+    default: bool = False
+    unbatched: bool = True
+    missing: tuple[MissingEntry, ...] = ()
+    unsupported: tuple[UnsupportedEntry, ...] = ()
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of ``adapter.toml``."""
+
+    adapter: AdapterEntry
+    variants: Annotated[dict[Name, VariantEntry], Meta(min_length=1)]
+
+
+def data_folder(name: str) -> Path:
+    """The folder of shipped data: inside the installed package, or beside it in a checkout.
+
+    name: ``adapters`` or ``fixtures``.
+    """
+    installed = PACKAGE / f"_{name}"
+    return installed if installed.is_dir() else PACKAGE.parent / name
+
+
+def find_adapters(extra: Iterable[Path] = ()) -> dict[str, Adapter]:
+    """All adapters by name.
+
+    extra: folders of further adapters; they may not take the name of another one.
+
+    Raises
+    ------
+    SpecError: a manifest that is missing or malformed, two adapters with one name.
+    """
+    folders = [path.parent for path in sorted(data_folder("adapters").glob("*/adapter.toml"))]
+    for point in entry_points(group=ENTRY_POINTS):
+        spec = find_spec(point.value)
+        locations = None if spec is None else spec.submodule_search_locations
+        if not locations:
+            raise SpecError("an entry point names no package", where=f"{ENTRY_POINTS}: {point.name}", got=point.value)
+        folders.append(Path(next(iter(locations))))
+    folders.extend(path.resolve() for path in extra)
+    adapters: dict[str, Adapter] = {}
+    for folder in folders:
+        adapter = read_adapter(folder)
+        if adapter.name in adapters:
+            raise SpecError(
+                "two adapters have one name",
+                where=str(folder),
+                got=adapter.name,
+                wanted=f"a name other than that of {adapters[adapter.name].folder}",
+            )
+        adapters[adapter.name] = adapter
+    return adapters
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a folder's manifest and pinned requirements."""
+    manifest = folder / "adapter.toml"
+    try:
+        raw = tomllib.loads(manifest.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(
+            "cannot read an adapter's manifest",
+            where=str(manifest),
+            got=error.strerror or str(error),
+            hint="an adapter is a folder with adapter.toml and adapter.py",
+        ) from None
+    except ValueError as error:
+        raise SpecError("an adapter's manifest is not TOML", where=str(manifest), got=str(error)) from None
+    try:
+        data = msgspec.convert(raw, Manifest)
+    except msgspec.ValidationError as error:
+        raise SpecError("an adapter's manifest is malformed", where=str(manifest), got=str(error)) from None
+    if not (folder / "adapter.py").is_file():
+        raise SpecError("an adapter has no adapter.py", where=str(folder))
+    head = data.adapter
+    return Adapter(
+        name=head.name,
+        title=head.title,
+        folder=folder,
+        distribution=head.distribution,
+        requirements=_requirements(folder),
+        variants={name: _variant(name, entry, manifest) for name, entry in data.variants.items()},
+        start_seconds=head.start_seconds,
+        case_seconds=head.case_seconds,
+    )
+
+
+def _requirements(folder: Path) -> tuple[str, ...]:
+    path = folder / "requirements.txt"
+    if not path.is_file():
+        return ()
+    lines = tuple(
+        text for line in path.read_text(encoding="utf-8").splitlines() if (text := line.split("#")[0].strip())
+    )
+    for line in lines:
+        try:
+            Requirement(line)
+        except InvalidRequirement as error:
+            raise SpecError("not a requirement", where=str(path), got=f"{line}: {error}") from None
+    return lines
+
+
+def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
+    unknown = set(entry.cells) - CELLS.keys()
+    if unknown:
+        raise SpecError(
+            "a variant names an unknown cell",
+            where=f"{manifest}, variants.{name}.cells",
+            got=", ".join(sorted(unknown)),
+            wanted=" | ".join(CELLS),
+        )
+    return Variant(
+        name=name,
+        title=entry.title,
+        default=entry.default,
+        cells=entry.cells,
+        dtypes=entry.dtypes,
+        paths=entry.paths,
+        unbatched=entry.unbatched,
+        missing={
+            item.cell: (item.parameters, Declared(owner=item.owner, reason=item.reason, link=item.link))
+            for item in entry.missing
+        },
+        unsupported={
+            item.what: Declared(owner=item.owner, reason=item.reason, link=item.link) for item in entry.unsupported
+        },
+    )
+
+
+def variants_of(adapters: Mapping[str, Adapter], spec: Spec) -> tuple[tuple[Adapter, Variant], ...]:
+    """The variants a spec names; SpecError for an unknown adapter or variant."""
+    adapter = adapters.get(spec.adapter)
+    if adapter is None:
+        raise SpecError(
+            "unknown adapter",
+            where=str(spec),
+            got=spec.adapter,
+            wanted=" | ".join(sorted(adapters)),
+            hint="name a folder of your own with --adapter PATH",
+        )
+    if spec.variant is None:
+        chosen = tuple((adapter, variant) for variant in adapter.variants.values() if variant.default)
+        return chosen or tuple((adapter, variant) for variant in adapter.variants.values())
+    variant = adapter.variants.get(spec.variant)
+    if variant is None:
+        raise SpecError(
+            f"{adapter.name} has no such variant",
+            where=str(spec),
+            got=spec.variant,
+            wanted=" | ".join(adapter.variants),
+        )
+    return ((adapter, variant),)

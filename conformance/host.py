@@ -1,0 +1,344 @@
+"""Worker processes: one per candidate, with deadlines, bounded restarts and a bounded memory of stderr.
+
+The host sends a case and gets an observation or a `Broken`; it never raises for what a worker does. A crash,
+a hang or a malformed answer costs that one case: the process group is killed and the next case gets a new
+worker, until the restarts are used up. Workers are never given an expected answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from conformance.candidate import Adapter, Variant
+from conformance.case import Case
+from conformance.compare import Observed
+from conformance.environments import Interpreter
+from conformance.verdict import Broken, BrokenKind
+from conformance.worker import wire
+
+LAUNCH: Final = Path(__file__).resolve().parent / "worker" / "launch.py"
+TAIL_BYTES: Final = 4096
+MAX_RESTARTS: Final = 5
+# One BLAS thread: libraries of several threads next to each other are many times slower, and the number of
+# threads is a fact that every observation should share.
+PINNED: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What a worker returned for a case: batched arrays, the attested path, the adapter's own seconds."""
+
+    observed: Observed
+    path: str
+    seconds: float
+
+
+class _Died(Exception):
+    """The worker closed its answers."""
+
+
+class _Late(Exception):
+    """The worker missed its deadline."""
+
+
+class _Process:
+    """One worker process and its pipes."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        # A folder of its own: MLX's compiled-kernel cache is keyed by version only, and races.
+        self._scratch = tempfile.TemporaryDirectory(prefix="rnn-conformance-", ignore_cleanup_errors=True)
+        environment = {**os.environ, **PINNED, "TMPDIR": self._scratch.name}
+        # Isolated mode keeps PYTHONPATH and user site-packages out of managed environments.
+        flags = [] if interpreter.kind == "current" else ["-I"]
+        try:
+            self._popen = subprocess.Popen(
+                [str(interpreter.python), *flags, str(LAUNCH)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError:
+            self._scratch.cleanup()
+            raise
+        assert self._popen.stdin
+        assert self._popen.stdout
+        assert self._popen.stderr
+        self._questions = self._popen.stdin.fileno()
+        self._answers = self._popen.stdout.fileno()
+        os.set_blocking(self._questions, False)
+        self._tail: deque[bytes] = deque()
+        self._drain = threading.Thread(target=self._read_stderr, args=(self._popen.stderr.fileno(),), daemon=True)
+        self._drain.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def _read_stderr(self, stream: int) -> None:
+        kept = 0
+        with contextlib.suppress(OSError):
+            while chunk := os.read(stream, 65536):
+                self._tail.append(chunk[-TAIL_BYTES:])
+                kept += len(self._tail[-1])
+                while kept - len(self._tail[0]) >= TAIL_BYTES:
+                    kept -= len(self._tail.popleft())
+
+    def ask(self, message: wire.Message, seconds: float) -> wire.Message:
+        """Send a message and read the answer; _Died, _Late or WireError."""
+        end = time.monotonic() + seconds
+        view = memoryview(wire.encode(message))
+        while view:
+            _, ready, _ = select.select([], [self._questions], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                raise _Late
+            try:
+                view = view[os.write(self._questions, view) :]
+            except BrokenPipeError:
+                raise _Died from None
+
+        def receive(count: int) -> bytes:
+            data = bytearray()
+            while len(data) < count:
+                ready, _, _ = select.select([self._answers], [], [], max(0.0, end - time.monotonic()))
+                if not ready:
+                    raise _Late
+                chunk = os.read(self._answers, min(count - len(data), 1 << 20))
+                if not chunk:
+                    raise _Died
+                data += chunk
+            return bytes(data)
+
+        return wire.read(receive)
+
+    def stop(self) -> tuple[int | None, str]:
+        """Let the worker end, or kill its process group; its exit code and the tail of its stderr."""
+        with contextlib.suppress(OSError):
+            assert self._popen.stdin
+            self._popen.stdin.close()
+        try:
+            code: int | None = self._popen.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        # The whole group, even when the worker itself has gone: it may have left children.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+        self._drain.join(timeout=1.0)
+        for stream in (self._popen.stdout, self._popen.stderr):
+            if stream is not None:
+                stream.close()
+        self._scratch.cleanup()
+        return code, b"".join(self._tail)[-TAIL_BYTES:].decode("utf-8", "replace")
+
+
+def signal_name(code: int | None) -> str:
+    """The signal behind an exit code: negative from the operating system, or 128 + n by convention."""
+    number = 0 if code is None else (-code if code < 0 else code - 128)
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return ""
+
+
+class Host:
+    """Runs cases of one candidate in a worker that is started on first use and replaced when it breaks.
+
+    Parameters
+    ----------
+    incident: called with a `Broken` whenever a worker had to be given up.
+    ready: called once with the facts of the first worker that came up.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        variant: Variant,
+        interpreter: Interpreter,
+        *,
+        incident: Callable[[Broken], None],
+        ready: Callable[[dict[str, str]], None],
+        case_seconds: float | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._variant = variant
+        self._interpreter = interpreter
+        self._incident = incident
+        self._ready = ready
+        self._case_seconds = case_seconds if case_seconds is not None else adapter.case_seconds
+        self._process: _Process | None = None
+        self._restarts = -1
+        self._hopeless: Broken | None = None
+        self._announced = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            code, tail = self._process.stop()
+            if code not in (0, None):
+                # All answers were delivered before: a note, not a failure.
+                text = f"the worker ended with exit code {code} after delivering every result"
+                self._incident(_broken("crash", text, code, tail))
+            self._process = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running worker, None when there is none."""
+        return None if self._process is None else self._process.pid
+
+    def observe(self, case: Case) -> Observation | Broken:
+        """Run one case: an observation with the shape, dtype and names of the contract, or how it broke."""
+        process = self._started()
+        if isinstance(process, Broken):
+            return process
+        answer = self._ask(process, _question(case, self._variant.name), self._case_seconds, "the case")
+        if isinstance(answer, Broken):
+            if self._process is None:
+                self._incident(answer)
+            return answer
+        return _observation(case, answer)
+
+    def start(self) -> Broken | None:
+        """Start the worker now; None when it is up."""
+        process = self._started()
+        return process if isinstance(process, Broken) else None
+
+    def _started(self) -> _Process | Broken:
+        if self._process is not None:
+            return self._process
+        if self._hopeless is not None:
+            return self._hopeless
+        self._restarts += 1
+        if self._restarts > MAX_RESTARTS:
+            text = f"the worker broke {self._restarts} times and is not started again"
+            self._hopeless = Broken(kind="abandoned", message=text)
+            self._incident(self._hopeless)
+            return self._hopeless
+        try:
+            process = _Process(self._interpreter)
+        except OSError as error:
+            self._hopeless = Broken(
+                kind="start", message=f"cannot start {self._interpreter.python}: {error.strerror or error}"
+            )
+            self._incident(self._hopeless)
+            return self._hopeless
+        self._process = process
+        hello = wire.Message("hello", {"adapter": str(self._adapter.folder)})
+        answer = self._ask(process, hello, self._adapter.start_seconds, "its start")
+        if isinstance(answer, Broken):
+            # A framework that cannot be imported will not come up the next time either.
+            self._hopeless = Broken(
+                kind="start",
+                message=f"{self._adapter.title} does not start ({self._interpreter.label}): {answer.message}",
+                exit_code=answer.exit_code,
+                signal=answer.signal,
+                stderr_tail=answer.stderr_tail,
+            )
+            if self._process is not None:
+                self._give_up()
+            self._incident(self._hopeless)
+            return self._hopeless
+        if not self._announced:
+            self._announced = True
+            self._ready({str(k): str(v) for k, v in dict(answer.body.get("facts", {})).items()})
+        return process
+
+    def _ask(self, process: _Process, message: wire.Message, seconds: float, what: str) -> wire.Message | Broken:
+        try:
+            answer = process.ask(message, seconds)
+        except _Died:
+            code, tail = self._give_up()
+            name = signal_name(code)
+            text = f"the worker died during {what} with exit code {code}" + (f" ({name})" if name else "")
+            broken = _broken("crash", text, code, tail)
+        except _Late:
+            _, tail = self._give_up()
+            broken = _broken("hang", f"no answer to {what} within {seconds:g} s: killed", None, tail)
+        except wire.WireError as error:
+            code, tail = self._give_up()
+            broken = _broken("contract", f"the worker sent a malformed message: {error}", code, tail)
+        else:
+            if answer.kind != "failure":
+                return answer
+            body = {str(key): str(value) for key, value in answer.body.items()}
+            kind: BrokenKind = "contract" if body.get("kind") == "contract" else "exception"
+            text = f"{body.get('type', 'error')}: {body.get('message', '')}"
+            return Broken(kind=kind, message=text, stderr_tail=body.get("traceback", "")[-TAIL_BYTES:])
+        return broken
+
+    def _give_up(self) -> tuple[int | None, str]:
+        assert self._process is not None
+        process, self._process = self._process, None
+        return process.stop()
+
+
+def _broken(kind: BrokenKind, message: str, code: int | None, tail: str) -> Broken:
+    return Broken(kind=kind, message=message, exit_code=code, signal=signal_name(code), stderr_tail=tail)
+
+
+def _question(case: Case, variant: str) -> wire.Message:
+    container = np.float64 if case.dtype == "float64" else np.float32
+    arrays = {**case.parameters, "x": case.x}
+    if case.initial != "omitted":
+        arrays["h0"] = case.h0
+    body = {
+        "cell": case.cell,
+        "variant": variant,
+        "dtype": case.dtype,
+        "hidden": case.shape.hidden,
+        "batched": case.batched,
+    }
+    tensors = {name: wire.Tensor(array.astype(container), case.dtype) for name, array in arrays.items()}
+    return wire.Message("case", body, tensors)
+
+
+def _observation(case: Case, answer: wire.Message) -> Observation | Broken:
+    """Check names, dtypes and shapes before any value is looked at."""
+    size = case.shape
+    lead = (size.batch,) if case.batched else ()
+    wanted = {"outputs": (*lead, size.time, size.hidden), "final_state": (*lead, size.hidden)}
+
+    def contract(problem: str) -> Broken:
+        return Broken(kind="contract", message=problem)
+
+    if answer.kind != "observation":
+        return contract(f"got a message of kind {answer.kind!r}, wanted an observation")
+    if answer.tensors.keys() != wanted.keys():
+        return contract(f"returned arrays {sorted(answer.tensors)}, wanted {sorted(wanted)}")
+    for name, shape in wanted.items():
+        tensor = answer.tensors[name]
+        if tensor.values.shape != shape:
+            return contract(f"{name} has shape {tensor.values.shape}, wanted {shape}")
+        if tensor.dtype != case.dtype:
+            return contract(f"{name} has dtype {tensor.dtype}, wanted {case.dtype}, the dtype of the inputs")
+    arrays = {name: np.asarray(answer.tensors[name].values, dtype=np.float64) for name in wanted}
+    if not case.batched:
+        arrays = {name: values[None] for name, values in arrays.items()}
+    seconds = answer.body.get("seconds")
+    return Observation(
+        observed=Observed(outputs=arrays["outputs"], final_state=arrays["final_state"]),
+        path=str(answer.body.get("path", "")),
+        seconds=float(seconds) if isinstance(seconds, (int, float)) else 0.0,
+    )

@@ -1,0 +1,88 @@
+"""Input files: shared weights (safetensors, canonical parameters with x and h0), shipped cases, case files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from conformance.case import Case, Parameters, case_from_json, make_case
+from conformance.cells import cell_named
+from conformance.discover import data_folder
+from conformance.errors import CaseError
+from conformance.requirement import Requirement
+from conformance.rounding import Array, round_to
+
+FORMAT: Final = "rnn-conformance-weights-1"
+
+
+def read_weights(path: Path) -> tuple[Parameters, Array, Array]:
+    """The canonical parameters, x (B, T, D) and h0 (B, H) of a weights file, as float64.
+
+    Raises
+    ------
+    CaseError: the file cannot be read, is no safetensors file of this format, or lacks x or h0.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: np.asarray(file.get_tensor(name), dtype=np.float64) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise CaseError("cannot read the weights file", where=str(path), got=str(error)) from None
+    if metadata.get("format") != FORMAT:
+        raise CaseError(
+            "not a weights file of this project",
+            where=str(path),
+            got=f"metadata {dict(metadata)}",
+            wanted=f"metadata format={FORMAT}",
+        )
+    missing = {"x", "h0"} - arrays.keys()
+    if missing:
+        raise CaseError("a weights file lacks its inputs", where=str(path), got=f"no {', '.join(sorted(missing))}")
+    x, h0 = arrays.pop("x"), arrays.pop("h0")
+    return arrays, x, h0
+
+
+@cache
+def _shipped_weights() -> tuple[tuple[str, Parameters, Array, Array], ...]:
+    folder = data_folder("fixtures") / "weights"
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise CaseError("no shipped weights", where=str(folder), hint="the installation is incomplete")
+    return tuple((path.stem, *read_weights(path)) for path in paths)
+
+
+def shipped_cases(requirement: Requirement, dtype: str, *, zeroed: tuple[str, ...] = ()) -> Iterator[Case]:
+    """The shipped cases of a requirement, rounded to `dtype`.
+
+    zeroed: parameters that the candidate cannot represent, set to zero. Weights too large for the dtype, and
+    files with other parameters than the cell's, do not occur among the shipped ones: they raise CaseError.
+    """
+    for name, parameters, x, h0 in _shipped_weights():
+        case = make_case(
+            cell=requirement.cell,
+            dtype=dtype,
+            parameters={key: round_to(dtype, value) for key, value in parameters.items()},
+            x=x,
+            initial=requirement.initial,
+            h0=h0,
+            origin=f"shipped: {name}",
+        )
+        cell_named(case.cell).check(case)
+        yield case.zeroed(zeroed) if zeroed else case
+
+
+def read_case(path: Path) -> Case:
+    """Read a case file written by a report or a failing test."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CaseError("cannot read the case file", where=str(path), got=str(error)) from None
+    except ValueError as error:
+        raise CaseError("the case file is not JSON", where=str(path), got=str(error)) from None
+    return case_from_json(data, where=str(path))

@@ -1,0 +1,273 @@
+"""The record: the append-only account of a run, JSON lines with header, trials, findings and footer.
+
+Every report is a pure function of records. Lines are flushed as they are written, so an interrupted run leaves
+a readable record; one without a footer is incomplete, and says so. The format is the classes of this module
+and of `conformance.verdict`; the published JSON schema is generated from them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Literal, Self, TypeAlias
+
+import msgspec
+from msgspec import Struct, field
+
+from conformance.errors import RecordError
+from conformance.verdict import Verdict
+
+FORMAT: Final = "rnn-conformance-record-1"
+Phase = Literal["shipped", "generated", "shrunk", "file"]
+Nested: TypeAlias = list[Any]
+
+
+class _Line(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Base of the record's lines."""
+
+
+class RequirementEntry(Struct, frozen=True, kw_only=True):
+    """A requirement as it stood when the record was made."""
+
+    name: str
+    level: str
+    statement: str
+    source: str
+    cell: str
+    initial: str
+
+
+class FaultEntry(Struct, frozen=True, kw_only=True):
+    """A fault's name, its sentence, its wrong equation, and the right equation beside it."""
+
+    name: str
+    statement: str
+    equation: str
+    right: str
+
+
+class Header(_Line, frozen=True, kw_only=True, tag="header"):
+    """The first line. seed, examples: what the generated cases depend on."""
+
+    format: str
+    harness: str
+    started: str
+    seed: int
+    examples: int
+    arguments: tuple[str, ...]
+    candidates: tuple[str, ...]
+    requirements: tuple[RequirementEntry, ...]
+    faults: dict[str, tuple[FaultEntry, ...]]
+
+
+class CandidateLine(_Line, frozen=True, kw_only=True, tag="candidate"):
+    """A candidate once its environment is known. facts: versions, device, BLAS threads, as its worker says."""
+
+    name: str
+    adapter: str
+    variant: str
+    title: str
+    environment: str
+    facts: dict[str, str]
+
+
+class CaseSummary(Struct, frozen=True, kw_only=True):
+    """A case without its numbers; shape is (B, T, D, H)."""
+
+    digest: str
+    origin: str
+    shape: tuple[int, int, int, int]
+    batched: bool
+    initial: str
+
+
+class Trial(_Line, frozen=True, kw_only=True, tag="trial"):
+    """One case on one candidate. path: the attested path; seconds: the adapter's own time."""
+
+    candidate: str
+    requirement: str
+    dtype: str
+    phase: Phase
+    case: CaseSummary
+    verdict: Verdict
+    path: str
+    seconds: float | None
+
+
+class Incident(_Line, frozen=True, kw_only=True, tag="incident"):
+    """A worker that had to be replaced, or could not be: nothing else was lost."""
+
+    candidate: str
+    what: str
+    exit_code: int | None = None
+    signal: str = ""
+    stderr_tail: str = ""
+
+
+class Example(Struct, frozen=True, kw_only=True):
+    """The minimal case of a divergence: the case, and the observed and expected arrays.
+
+    case: as `conformance.case.case_to_json` gives it. Arrays are (B, T, H) and (B, H); a number that is not
+    finite is null. repro: a script for the candidate's framework alone, "" where the adapter has none;
+    command: what to type to see it again.
+    """
+
+    case: dict[str, Any]
+    verdict: Verdict
+    observed_outputs: Nested
+    observed_final_state: Nested
+    expected_outputs: Nested
+    expected_final_state: Nested
+    repro: str
+    command: str
+
+
+class Finding(_Line, frozen=True, kw_only=True, tag="finding"):
+    """The verdict on one candidate, requirement and dtype, over all its trials."""
+
+    candidate: str
+    requirement: str
+    dtype: str
+    verdict: Verdict
+    trials: int
+    seconds: float
+    visible: tuple[str, ...] = ()
+    example: Example | None = None
+
+
+class Footer(_Line, frozen=True, kw_only=True, tag="footer"):
+    """The last line of a run that came to its end."""
+
+    finished: str
+    trials: int
+    findings: int
+
+
+Line: TypeAlias = Header | CandidateLine | Trial | Incident | Finding | Footer
+
+_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
+_DECODER: Final = msgspec.json.Decoder(Line)
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A record as read. problem: why it is incomplete, "" when it is whole."""
+
+    path: str
+    header: Header
+    candidates: tuple[CandidateLine, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    incidents: tuple[Incident, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    footer: Footer | None = None
+    problem: str = ""
+    lines: int = field(default=0)
+
+
+class RecordWriter:
+    """Appends lines to a new record file, each flushed at once; safe to call from several threads."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = path.open("wb")
+        except OSError as error:
+            raise RecordError(
+                "cannot write the record",
+                where=str(path),
+                got=error.strerror or str(error),
+                hint="choose another folder with --output",
+            ) from None
+        self._lock = threading.Lock()
+        self.path = path
+        self.write(header)
+
+    def write(self, line: Line) -> None:
+        """Append one line and flush it."""
+        data = _ENCODER.encode(line) + b"\n"
+        with self._lock:
+            try:
+                self._file.write(data)
+                self._file.flush()
+            except OSError as error:
+                raise RecordError(
+                    "cannot write the record",
+                    where=str(self.path),
+                    got=error.strerror or str(error),
+                    hint="what was written before stays readable",
+                ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def read_record(path: Path) -> Record:
+    """Read and validate a record.
+
+    A last line that was cut off, or a missing footer, makes the record incomplete (see `Record.problem`).
+
+    Raises
+    ------
+    RecordError: no such file, another format, or a malformed line other than a truncated last one.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecordError("cannot read the record", where=str(path), got=error.strerror or str(error)) from None
+    chunks = raw.split(b"\n")
+    cut = chunks.pop() if chunks else b""
+    lines: list[Line] = []
+    for number, chunk in enumerate(chunks, start=1):
+        try:
+            lines.append(_DECODER.decode(chunk))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RecordError(
+                "malformed line in the record",
+                where=f"{path}, line {number}",
+                got=str(error)[:300],
+                wanted=f"a line of format {FORMAT}; see `rnn-conformance schema`",
+            ) from None
+    return _gather(path, lines, truncated=bool(cut.strip()))
+
+
+def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
+    header = lines[0] if lines else None
+    if not isinstance(header, Header):
+        raise RecordError("the record does not begin with a header", where=str(path), wanted="type: header")
+    if header.format != FORMAT:
+        raise RecordError("the record has another format", where=str(path), got=header.format, wanted=FORMAT)
+    footers = [line for line in lines if isinstance(line, Footer)]
+    misplaced = any(isinstance(line, Header) for line in lines[1:]) or len(footers) > 1
+    if misplaced or (footers and not isinstance(lines[-1], Footer)):
+        raise RecordError("the record has lines after its footer, or two headers", where=str(path))
+    if truncated:
+        problem = "incomplete: the last line was cut off"
+    else:
+        problem = "" if footers else "incomplete: the run did not come to its end"
+    return Record(
+        path=path.name,
+        header=header,
+        candidates=tuple(line for line in lines if isinstance(line, CandidateLine)),
+        trials=tuple(line for line in lines if isinstance(line, Trial)),
+        incidents=tuple(line for line in lines if isinstance(line, Incident)),
+        findings=tuple(line for line in lines if isinstance(line, Finding)),
+        footer=footers[0] if footers else None,
+        problem=problem,
+        lines=len(lines),
+    )
+
+
+def record_schema() -> dict[str, Any]:
+    """The JSON schema of one line of a record."""
+    schema = msgspec.json.schema(Line)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"One line of a record of format {FORMAT}",
+        **schema,
+    }

@@ -1,0 +1,160 @@
+"""One divergence as a reader meets it: what differs, since when, by how much, and why this fault is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from conformance.record import Finding, Trial
+from conformance.report.chart import Chart, gauge, step_chart
+from conformance.report.minimal import MinimalCase, minimal_case, place_text
+from conformance.report.wording import apart, count, label, listed, share
+from conformance.verdict import Diverges, Evidence, Unrepresentable
+
+TOP: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultText:
+    """A fault as a report names it; anchor is "" when the record does not describe it."""
+
+    name: str
+    statement: str = ""
+    equation: str = ""
+    right: str = ""
+    anchor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypothesis:
+    """How far one fault is from explaining the output; says: what its share means."""
+
+    fault: FaultText
+    share: str
+    says: str
+    at: float
+    explains: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """A diverging finding, ready to be shown; full is False for those that are shown in short."""
+
+    anchor: str
+    candidate: str
+    requirement: str
+    statement: str
+    dtype: str
+    faults: tuple[FaultText, ...]
+    held: str
+    evidence: Evidence
+    expected: str
+    observed: str
+    place: str
+    seen_on: str
+    full: bool
+    reading: str
+    chart: Chart | None
+    nearest: tuple[Hypothesis, ...]
+    further: tuple[Hypothesis, ...]
+    case: MinimalCase | None
+
+
+def make_divergence(
+    finding: Finding,
+    verdict: Diverges,
+    *,
+    anchor: str,
+    statement: str,
+    known: dict[str, FaultText],
+    trials: Sequence[Trial],
+    full: bool,
+) -> Divergence:
+    """The view of one diverging finding; known: the described faults of its cell by name."""
+    evidence = verdict.evidence
+    expected, observed = apart(evidence.expected, evidence.observed)
+    ranked = [
+        _hypothesis(name, value, verdict, known)
+        for name, value in sorted(evidence.residuals.items(), key=lambda item: (item[1], item[0]))
+    ]
+    held = ""
+    if isinstance(finding.verdict, Unrepresentable):
+        held = listed([label(name) for name in finding.verdict.parameters], most=8)
+    return Divergence(
+        anchor=anchor,
+        candidate=label(finding.candidate),
+        requirement=label(finding.requirement),
+        statement=label(statement),
+        dtype=label(finding.dtype),
+        faults=tuple(fault_text(name, known) for name in verdict.faults),
+        held=held,
+        evidence=evidence,
+        expected=expected,
+        observed=observed,
+        place=place_text(evidence),
+        seen_on=_seen_on(finding, evidence, trials),
+        full=full,
+        reading=_reading(ranked, verdict),
+        chart=step_chart(evidence.steps, evidence.first[1]) if full else None,
+        nearest=tuple(ranked[:TOP]) if full else (),
+        further=tuple(ranked[TOP:]) if full else (),
+        case=minimal_case(finding.example) if finding.example is not None and full else None,
+    )
+
+
+def fault_text(name: str, known: dict[str, FaultText]) -> FaultText:
+    """The description of a fault, or its bare name."""
+    return known.get(name) or FaultText(name=label(name))
+
+
+def _seen_on(finding: Finding, evidence: Evidence, trials: Sequence[Trial]) -> str:
+    failing = [trial for trial in trials if _evidence(trial) is not None]
+    told = f"{len(failing)} of {count(len(trials), 'recorded trial')} diverge" if trials else ""
+    match next((trial for trial in failing if _evidence(trial) == evidence), None):
+        case None:
+            return told or count(finding.trials, "trial")
+        case trial:
+            batch, time, features, hidden = trial.case.shape
+            size = f"B={batch}, T={time}, D={features}, H={hidden}"
+            return f"{told}; the figures below are of {label(trial.case.origin)} ({size})"
+
+
+def _evidence(trial: Trial) -> Evidence | None:
+    verdict = trial.verdict.subspace if isinstance(trial.verdict, Unrepresentable) else trial.verdict
+    return verdict.evidence if isinstance(verdict, Diverges) else None
+
+
+def _hypothesis(name: str, value: float, verdict: Diverges, known: dict[str, FaultText]) -> Hypothesis:
+    explains = value <= 1.0
+    if not explains:
+        says = "does not explain it"
+    elif name in verdict.faults:
+        says = "explains every divergence seen"
+    else:
+        says = "explains this case, but not another that diverged"
+    return Hypothesis(
+        fault=fault_text(name, known), share=share(value), says=says, at=gauge(value), explains=explains
+    )
+
+
+def _reading(ranked: Sequence[Hypothesis], verdict: Diverges) -> str:
+    """Why these faults, and no others, are named."""
+    if not verdict.evidence.finite:
+        return "The output holds numbers that are not finite, so no hypothesis could be tried against it."
+    if not ranked:
+        return "The record holds no residuals of hypotheses."
+    named = [h for h in ranked if h.fault.name in {label(name) for name in verdict.faults}]
+    others = [h for h in ranked if not h.explains]
+    following = ""
+    if others:
+        following = f" The next best, {others[0].fault.name}, reaches {others[0].share} times its bound."
+    if not named:
+        nearest = ranked[0]
+        start = "No fault of the catalogue explains every divergence seen."
+        return f"{start} The nearest, {nearest.fault.name}, reaches {nearest.share} times its bound."
+    if len(named) == 1:
+        start = f"Computed with {named[0].fault.name}, every element lies within its bound"
+        return f"{start} (at most {named[0].share} of it).{following}"
+    names = listed([h.fault.name for h in named], most=6)
+    return f"The cases tried cannot tell {names} apart: each explains every element.{following}"

@@ -1,0 +1,253 @@
+"""A run: candidates side by side, one worker and one thread each, their findings in one record.
+
+Nothing that one candidate does reaches another: an environment that cannot be made, a worker that will not
+start, a crash or a hang each end in that candidate's own findings. Results are written as they come.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from conformance import __version__
+from conformance.errors import ConformanceError
+from conformance.examine import Interrupted, Settings, examine
+from conformance.faults import CATALOGUE
+from conformance.host import Host
+from conformance.plan import Candidate, Group, interpreter_of
+from conformance.record import (
+    FORMAT,
+    CandidateLine,
+    FaultEntry,
+    Finding,
+    Header,
+    Incident,
+    Line,
+    RequirementEntry,
+    Trial,
+)
+from conformance.verdict import Broken, Verdict
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on; called from several threads."""
+
+    def stage(self, candidate: str, text: str) -> None:
+        """A candidate has come to a new stage."""
+
+    def trial(self, trial: Trial) -> None:
+        """A trial has been judged."""
+
+    def finding(self, finding: Finding) -> None:
+        """A group is done."""
+
+    def incident(self, incident: Incident) -> None:
+        """A worker had to be given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Says nothing."""
+
+    def stage(self, candidate: str, text: str) -> None: ...
+
+    def trial(self, trial: Trial) -> None: ...
+
+    def finding(self, finding: Finding) -> None: ...
+
+    def incident(self, incident: Incident) -> None: ...
+
+
+def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]) -> Header:
+    """The header of a record for these groups."""
+    requirements = {group.requirement.name: group.requirement for group in groups}
+    cells = {requirement.cell for requirement in requirements.values()}
+    return Header(
+        format=FORMAT,
+        harness=__version__,
+        started=_now(),
+        seed=settings.seed,
+        examples=settings.examples,
+        arguments=tuple(arguments),
+        candidates=tuple(dict.fromkeys(group.candidate.name for group in groups)),
+        requirements=tuple(
+            RequirementEntry(
+                name=r.name,
+                level=r.level,
+                statement=r.statement,
+                source=r.source,
+                cell=r.cell,
+                initial=r.initial,
+            )
+            for r in requirements.values()
+        ),
+        faults={
+            cell: tuple(
+                FaultEntry(name=f.name, statement=f.statement, equation=f.equation, right=f.right)
+                for f in CATALOGUE[cell].values()
+            )
+            for cell in sorted(cells)
+        },
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def run(
+    groups: Sequence[Group],
+    settings: Settings,
+    emit: Callable[[Line], None],
+    progress: Progress,
+    *,
+    case_seconds: float | None = None,
+) -> tuple[Finding, ...]:
+    """Examine all groups, candidates side by side; every line but header and footer goes to `emit`.
+
+    case_seconds: overrides the adapters' deadlines for one case.
+
+    Returns
+    -------
+    The findings in the order of `groups`. On KeyboardInterrupt the workers are stopped and it is raised again;
+    what was emitted stays.
+    """
+    by_candidate: dict[str, list[Group]] = {}
+    for group in groups:
+        by_candidate.setdefault(group.candidate.name, []).append(group)
+    stop = threading.Event()
+    chosen = Settings(
+        examples=settings.examples,
+        seed=settings.seed,
+        only=settings.only,
+        database=settings.database,
+        keep=settings.keep,
+        stopped=stop.is_set,
+    )
+
+    def tell(line: Line) -> None:
+        emit(line)
+        match line:
+            case Trial():
+                progress.trial(line)
+            case Finding():
+                progress.finding(line)
+            case Incident():
+                progress.incident(line)
+            case _:
+                pass
+
+    results: dict[tuple[str, str, str], Finding] = {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        futures: list[Future[list[Finding]]] = [
+            pool.submit(_candidate, own, chosen, tell, progress, case_seconds) for own in by_candidate.values()
+        ]
+        try:
+            pending = set(futures)
+            while pending:  # short waits keep Ctrl-C responsive
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    for finding in future.result():
+                        results[finding.candidate, finding.requirement, finding.dtype] = finding
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+    return tuple(results[g.candidate.name, g.requirement.name, g.dtype] for g in groups)
+
+
+def _candidate(
+    groups: Sequence[Group],
+    settings: Settings,
+    tell: Callable[[Line], None],
+    progress: Progress,
+    case_seconds: float | None,
+) -> list[Finding]:
+    """All findings of one candidate; whatever goes wrong becomes a finding of its own."""
+    candidate = groups[0].candidate
+    findings: list[Finding] = []
+    try:
+        _examine_all(candidate, groups, settings, tell, progress, case_seconds, findings)
+    except Interrupted:
+        return findings
+    except ConformanceError as error:
+        _fill(groups, findings, tell, Broken(kind="start", message=str(error)))
+    except Exception as error:
+        # A defect of the harness itself must not take the other candidates' results with it.
+        text = f"the harness failed: {type(error).__name__}: {error}"
+        _fill(groups, findings, tell, Broken(kind="exception", message=text, stderr_tail=traceback.format_exc()))
+    return findings
+
+
+def _fill(groups: Sequence[Group], findings: list[Finding], tell: Callable[[Line], None], verdict: Verdict) -> None:
+    """Give `verdict` to every group that has no finding yet."""
+    for group in groups[len(findings) :]:
+        finding = Finding(
+            candidate=group.candidate.name,
+            requirement=group.requirement.name,
+            dtype=group.dtype,
+            verdict=verdict,
+            trials=0,
+            seconds=0.0,
+        )
+        tell(finding)
+        findings.append(finding)
+
+
+def _examine_all(
+    candidate: Candidate,
+    groups: Sequence[Group],
+    settings: Settings,
+    tell: Callable[[Line], None],
+    progress: Progress,
+    case_seconds: float | None,
+    findings: list[Finding],
+) -> None:
+    name = candidate.name
+    progress.stage(name, "environment")
+    interpreter = interpreter_of(candidate, lambda text: progress.stage(name, text))
+
+    def incident(broken: Broken) -> None:
+        tell(
+            Incident(
+                candidate=name,
+                what=broken.message,
+                exit_code=broken.exit_code,
+                signal=broken.signal,
+                stderr_tail=broken.stderr_tail,
+            )
+        )
+
+    def ready(facts: dict[str, str]) -> None:
+        tell(
+            CandidateLine(
+                name=name,
+                adapter=candidate.adapter.name,
+                variant=candidate.variant.name,
+                title=candidate.variant.title,
+                environment=interpreter.label,
+                facts=facts,
+            )
+        )
+
+    with Host(
+        candidate.adapter,
+        candidate.variant,
+        interpreter,
+        incident=incident,
+        ready=ready,
+        case_seconds=case_seconds,
+    ) as host:
+        for group in groups:
+            progress.stage(name, f"{group.requirement.name} {group.dtype}")
+            finding = examine(group, host, settings, tell)
+            tell(finding)
+            findings.append(finding)
+    progress.stage(name, "done")

@@ -1,0 +1,143 @@
+"""Hypothesis strategies of cases.
+
+A case is drawn as a *signature*: a shape from a small lattice (JAX compiles a program per shape), one seed for
+all numbers, and a few overlays: how each array is filled, the scale of the weights, how many decimals. Drawing
+is cheap, and every choice shrinks toward the readable: small shapes, zeros, constants, one decimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from hypothesis import strategies as st
+
+from conformance.case import Case, Initial, Shape, make_case
+from conformance.cells import cell_named
+from conformance.rounding import Array
+
+# Smallest first: Hypothesis shrinks toward the front. Unbatched shapes have B = 1.
+LATTICE: Final[tuple[tuple[Shape, bool], ...]] = (
+    (Shape(batch=1, time=1, features=1, hidden=1), True),
+    (Shape(batch=1, time=2, features=1, hidden=2), False),
+    (Shape(batch=2, time=3, features=2, hidden=3), True),
+    (Shape(batch=1, time=16, features=3, hidden=5), False),
+    (Shape(batch=4, time=12, features=6, hidden=8), True),
+)
+
+# Weight scale relative to 1/sqrt(fan-in): trained-like, large (chaotic), tiny, saturating.
+SCALES: Final = (0.8, 2.5, 1e-3, 20.0)
+ZERO, CONSTANT = 0, 1
+_FILLS = 16  # one draw in 16 is all zeros, one is constant, the rest are generic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """Everything a generated case depends on: the same signature gives the same case on every machine."""
+
+    shape: Shape
+    batched: bool
+    seed: int
+    scale: float
+    decimals: int
+    fills: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        odd = [f"{name}={'zeros' if fill == ZERO else 'constant'}" for name, fill in self.fills if fill <= CONSTANT]
+        parts = [
+            str(self.shape),
+            f"seed {self.seed}",
+            f"scale {self.scale:g}",
+            f"{self.decimals} decimals",
+            *odd,
+        ]
+        return ", ".join(parts if self.batched else [*parts, "unbatched"])
+
+
+def build(signature: Signature, *, cell: str, dtype: str, initial: Initial, zeroed: tuple[str, ...] = ()) -> Case:
+    """The case of a signature."""
+    generator = np.random.default_rng(signature.seed)
+    size = signature.shape
+    sizes = {"D": size.features, "H": size.hidden}
+    fills = dict(signature.fills)
+
+    def filled(name: str, shape: tuple[int, ...], scale: float, draw: Callable[[tuple[int, ...]], Array]) -> Array:
+        generic = scale * draw(shape)  # drawn in any case: overlays must not shift the numbers of other arrays
+        match fills.get(_group(name), _FILLS):
+            case 0:
+                return np.zeros(shape)
+            case 1:
+                return np.full(shape, 0.5)
+            case _:
+                rounded: Array = np.round(generic, signature.decimals)
+                return rounded
+
+    parameters = {}
+    for name, letters in cell_named(cell).parameters.items():
+        shape = tuple(sizes[letter] for letter in letters)
+        scale = signature.scale / np.sqrt(shape[-1]) if len(shape) == 2 else min(signature.scale, 2.5)
+        draw = generator.standard_normal if len(shape) == 2 else _away_from_zero(generator)
+        parameters[name] = filled(name, shape, scale, draw)
+    x = filled("x", (size.batch, size.time, size.features), 1.0, generator.standard_normal)
+    h0 = filled("h0", (size.batch, size.hidden), 1.0, lambda shape: generator.uniform(-1.0, 1.0, shape))
+    case = make_case(
+        cell=cell,
+        dtype=dtype,
+        parameters=parameters,
+        x=x,
+        initial=initial,
+        h0=h0,
+        batched=signature.batched,
+        origin=f"generated: {signature}",
+    )
+    return case.zeroed(zeroed) if zeroed else case
+
+
+def _away_from_zero(generator: np.random.Generator) -> Callable[[tuple[int, ...]], Array]:
+    """Biases that are all clearly non-zero, so that none of their faults hides."""
+
+    def draw(shape: tuple[int, ...]) -> Array:
+        return generator.uniform(0.2, 1.0, shape) * generator.choice([-1.0, 1.0], shape)
+
+    return draw
+
+
+def _group(name: str) -> str:
+    """Arrays that an overlay fills together: W_xr, W_xz, W_xn -> W_x."""
+    return name[:-1] if name.startswith(("W_", "b_")) else name
+
+
+_SHAPES: Final = st.sampled_from(LATTICE)
+_SEEDS: Final = st.integers(0, 2**32 - 1)
+_SCALES: Final = st.sampled_from(SCALES)
+_DECIMALS: Final = st.sampled_from((1, 3, 12))
+_FILL: Final = st.integers(0, _FILLS - 1)
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    cell: str,
+    dtype: str,
+    initial: Initial,
+    unbatched: bool = True,
+    zeroed: tuple[str, ...] = (),
+) -> Case:
+    """Cases of one cell, dtype and spelling of the initial state.
+
+    unbatched: whether unbatched inputs are drawn too; zeroed: parameters held at zero.
+    """
+    shape, batched = draw(_SHAPES)
+    groups = dict.fromkeys(_group(name) for name in (*cell_named(cell).parameters, "x", "h0"))
+    signature = Signature(
+        shape=shape,
+        batched=batched or not unbatched,
+        scale=draw(_SCALES),
+        decimals=draw(_DECIMALS),
+        fills=tuple((group, draw(_FILL)) for group in groups),
+        seed=draw(_SEEDS),
+    )
+    return build(signature, cell=cell, dtype=dtype, initial=initial, zeroed=zeroed)

@@ -1,0 +1,125 @@
+"""One test per requirement, candidate and dtype: ``test_requirement[gru_hidden_none-mlx:none-float32]``.
+
+Every candidate runs in a worker process of its own; this process imports no framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import assert_never
+
+import pytest
+
+from conformance.candidate import parse_spec
+from conformance.case import Case, case_to_json
+from conformance.discover import find_adapters
+from conformance.errors import ConformanceError
+from conformance.examine import Settings, examine, slug
+from conformance.host import Host
+from conformance.plan import Group, beside, candidates_for, interpreter_of, plan
+from conformance.pytest_plugin import COMPARED
+from conformance.report.failure import failure_message
+from conformance.requirement import REQUIREMENTS
+from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
+
+NOTHING_TO_TEST = """\
+no candidate to test: no framework that an adapter knows is installed beside the harness.
+  wanted: an environment with one, e.g. pip install 'mlx[cpu]', or a candidate by name
+  hint: --rnn-candidate mlx:none  (a managed environment), --rnn-candidate mlx:none==0.31.1"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Plan the groups; without any, one test that fails and says why."""
+    if "rnn_group" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    try:
+        adapters = find_adapters(Path(path) for path in config.getoption("--rnn-adapter"))
+        texts = config.getoption("--rnn-candidate") or config.getini("rnn_candidates")
+        specs = [parse_spec(text) for text in texts] or beside(adapters)
+        candidates = candidates_for(adapters, specs) if specs else ()
+    except ConformanceError as error:
+        raise pytest.UsageError(str(error)) from None
+    groups = [g for g in plan(candidates, tuple(REQUIREMENTS.values())) if g.unsupported is None]
+    if groups:
+        ids = [f"{g.requirement.name}-{g.candidate.name}-{g.dtype}" for g in groups]
+        metafunc.parametrize("rnn_group", groups, ids=ids)
+    else:
+        # One per requirement, so that whatever -k selects fails and says why.
+        metafunc.parametrize(
+            "rnn_group", [None] * len(REQUIREMENTS), ids=[f"{name}-nothing" for name in REQUIREMENTS]
+        )
+
+
+@pytest.fixture(scope="session")
+def rnn_hosts() -> Iterator[Callable[[Group], Host]]:
+    """One worker per candidate for the whole session."""
+    hosts: dict[str, Host] = {}
+
+    def host_of(group: Group) -> Host:
+        name = group.candidate.name
+        if name not in hosts:
+            interpreter = interpreter_of(group.candidate, print)
+            adapter, variant = group.candidate.adapter, group.candidate.variant
+            hosts[name] = Host(adapter, variant, interpreter, incident=lambda _: None, ready=lambda _: None)
+        return hosts[name]
+
+    yield host_of
+    for host in hosts.values():
+        host.__exit__(None, None, None)
+
+
+def test_requirement(
+    rnn_group: Group | None, rnn_hosts: Callable[[Group], Host], pytestconfig: pytest.Config
+) -> None:
+    """The candidate meets the requirement, and its cases could have told otherwise."""
+    if rnn_group is None:
+        pytest.fail(NOTHING_TO_TEST, pytrace=False)
+    settings = Settings(
+        examples=pytestconfig.getoption("--rnn-examples"),
+        seed=pytestconfig.getoption("--rnn-seed"),
+        database=_folder(pytestconfig, "examples"),
+        keep=_keeper(pytestconfig),
+    )
+    try:
+        finding = examine(rnn_group, rnn_hosts(rnn_group), settings, lambda _: None)
+    except ConformanceError as error:
+        pytest.fail(str(error), pytrace=False)
+    pytestconfig.stash[COMPARED] += finding.trials
+    if not _met(finding.verdict):
+        pytest.fail(failure_message(finding), pytrace=False)
+
+
+def _met(verdict: Verdict) -> bool:
+    match verdict:
+        case Agrees():
+            return True
+        case Unrepresentable():
+            return verdict.subspace is not None and _met(verdict.subspace)
+        case Diverges() | Inconclusive() | Broken() | Unsupported():
+            return False
+        case _:
+            assert_never(verdict)
+
+
+def _folder(config: pytest.Config, name: str) -> Path:
+    # Absent when the cache plugin is switched off (-p no:cacheprovider).
+    cache = getattr(config, "cache", None)
+    return (
+        Path(cache.mkdir(f"rnn-conformance-{name}"))
+        if cache is not None
+        else config.rootpath / ".rnn-conformance"
+    )
+
+
+def _keeper(config: pytest.Config) -> Callable[[Group, Case], Path]:
+    def keep(group: Group, case: Case) -> Path:
+        folder = _folder(config, "cases")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{slug(group)}.json"
+        path.write_text(json.dumps(case_to_json(case), indent=1) + "\n", encoding="utf-8")
+        return path
+
+    return keep

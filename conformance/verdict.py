@@ -1,0 +1,118 @@
+"""Verdicts: the closed union of what a trial, or a group of trials, can end with.
+
+Never a bare boolean. `match` on the classes and end with `assert_never`. They are written to records as they
+stand, so a change here is a change of the record's format.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct, field
+
+Owner = Literal["ours", "upstream", "never"]
+BrokenKind = Literal["crash", "hang", "exception", "contract", "start", "abandoned"]
+
+
+class StepRow(Struct, frozen=True, kw_only=True):
+    """One time step of a divergence, reduced over batch and units by maximum.
+
+    difference: free-running |observed - reference|; residual: teacher-forced |observed - predicted|;
+    bound: the bound at the element with the largest share; share: max residual / bound. None: not finite.
+    """
+
+    step: int
+    difference: float | None
+    residual: float | None
+    bound: float | None
+    share: float | None
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What a divergence looks like.
+
+    Attributes
+    ----------
+    output: name of the observed array (``outputs`` or ``final_state``).
+    first: (batch, time, unit) of the first element outside its bound; earliest in time, then largest share.
+    expected, observed, bound: the numbers at `first`; `observed` is None when it is not finite.
+    largest_difference: the largest free-running difference to the reference, None if not finite.
+    share: the largest residual as a multiple of its bound (1 = at the bound), None if not finite.
+    outside, compared: number of elements outside their bound, and compared.
+    steps: per-step account of ``outputs``.
+    residuals: for every fault hypothesis, the largest share of *its* bound (<= 1: it explains the output).
+    intermediates: r, z, n, h of the reference at `first`.
+    """
+
+    output: str
+    first: tuple[int, int, int]
+    expected: float
+    observed: float | None
+    bound: float
+    largest_difference: float | None
+    share: float | None
+    outside: int
+    compared: int
+    finite: bool = True
+    steps: tuple[StepRow, ...] = ()
+    residuals: dict[str, float] = field(default_factory=dict)
+    intermediates: dict[str, float] = field(default_factory=dict)
+
+
+class Agrees(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="agrees"):
+    """Inside the bound everywhere, and the faults in `excluded` would not have been."""
+
+    excluded: frozenset[str]
+    share: float
+    compared: int
+
+
+class Diverges(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="diverges"):
+    """Outside the bound; `faults` is the set of hypotheses that explain every divergence seen."""
+
+    faults: tuple[str, ...]
+    evidence: Evidence
+
+
+class Unrepresentable(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="unrepresentable"):
+    """The candidate has no place for a parameter; `subspace` is the verdict with that parameter at zero."""
+
+    parameters: tuple[str, ...]
+    owner: Owner
+    reason: str
+    link: str
+    subspace: Agrees | Diverges | Inconclusive | Broken | None = None
+
+
+class Unsupported(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="unsupported"):
+    """Declared before the run: the candidate does not offer this."""
+
+    what: str
+    owner: Owner
+    reason: str
+    link: str = ""
+
+
+class Inconclusive(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="inconclusive"):
+    """Nothing diverged, but nothing is shown either.
+
+    missing: the faults that were not ruled out; empty when the observation itself cannot be trusted, because
+    another path than the requested one ran.
+    """
+
+    why: str
+    excluded: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
+
+
+class Broken(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="broken"):
+    """No observation: the worker crashed, hung, raised, or answered outside its contract."""
+
+    kind: BrokenKind
+    message: str
+    exit_code: int | None = None
+    signal: str = ""
+    stderr_tail: str = ""
+
+
+Verdict: TypeAlias = Agrees | Diverges | Unrepresentable | Unsupported | Inconclusive | Broken

@@ -1,0 +1,123 @@
+"""The worker's loop: read a case, let the adapter run it, answer with an observation or a failure.
+
+The protocol owns the original standard output; file descriptor 1 is pointed at standard error before any
+framework is imported, so that nothing a framework prints can corrupt a frame. An answer is flushed before the
+next case is read, so a crash at exit loses nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conformance.worker.api import Result, WorkerCase
+from conformance.worker.wire import Message, Tensor, WireError, encode, read
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class ContractError(Exception):
+    """The adapter answered with something that is not a Result."""
+
+
+def serve() -> int:
+    """Answer messages until ``stop`` or end of input; returns the exit code."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    questions = os.fdopen(os.dup(0), "rb")
+
+    def receive(count: int) -> bytes:
+        data = questions.read(count)
+        if len(data) != count:
+            raise EOFError
+        return data
+
+    def send(message: Message) -> None:
+        view = memoryview(encode(message))
+        while view:
+            view = view[answers.write(view) :]
+
+    adapter: Any = None
+    while True:
+        try:
+            message = read(receive)
+        except EOFError:
+            return 0
+        if message.kind == "stop":
+            return 0
+        try:
+            if message.kind == "hello":
+                adapter = load_adapter(Path(message.body["adapter"]))
+                send(Message("ready", {"facts": {**own_facts(), **adapter.facts()}}))
+            else:
+                send(observe(adapter.run, message))
+        except Exception as error:
+            kind = "contract" if isinstance(error, (ContractError, WireError)) else "exception"
+            body = {"kind": kind, "type": type(error).__name__, "message": str(error)[:4000]}
+            send(Message("failure", {**body, "traceback": traceback.format_exc()[-8000:]}))
+
+
+def load_adapter(folder: Path) -> Any:
+    """Import ``adapter.py`` of a folder by path, under a name that shadows no framework."""
+    name = "rnn_conformance_adapter_" + "".join(c if c.isalnum() else "_" for c in folder.name)
+    spec = importlib.util.spec_from_file_location(name, folder / "adapter.py")
+    if spec is None or spec.loader is None:
+        raise ContractError(f"{folder}: no adapter.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def own_facts() -> dict[str, str]:
+    """Facts about this process that hold for every framework."""
+    threads = ", ".join(f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ)
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "numpy": np.__version__,
+        "threads": threads or "not pinned",
+    }
+
+
+def observe(run: Callable[[WorkerCase], Any], message: Message) -> Message:
+    """Run one case and pack the adapter's answer."""
+    body = message.body
+    parameters = {name: tensor.values for name, tensor in message.tensors.items()}
+    x = parameters.pop("x")
+    h0 = parameters.pop("h0", None)
+    batched = bool(body["batched"])
+    if not batched:
+        x = x[0]
+        h0 = None if h0 is None else h0[0]
+    case = WorkerCase(
+        cell=body["cell"],
+        variant=body["variant"],
+        dtype=body["dtype"],
+        parameters=parameters,
+        x=x,
+        h0=h0,
+        hidden=int(body["hidden"]),
+        batched=batched,
+    )
+    begin = time.perf_counter()
+    result = run(case)
+    seconds = time.perf_counter() - begin
+    if not isinstance(result, Result):
+        raise ContractError(f"run() returned {type(result).__name__}, wanted conformance.worker.api.Result")
+    tensors = {}
+    for name in ("outputs", "final_state"):
+        values = getattr(result, name)
+        if not isinstance(values, np.ndarray):
+            raise ContractError(f"{name} is {type(values).__name__}, wanted a NumPy array")
+        tensors[name] = Tensor(values, result.dtype)
+    return Message("observation", {"path": str(result.path), "seconds": seconds}, tensors)

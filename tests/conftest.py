@@ -1,0 +1,28 @@
+"""Shared fixtures: the miniatures, and a cache of this session's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conformance.candidate import Spec
+from conformance.discover import read_adapter
+from conformance.plan import Candidate
+
+pytest_plugins = ["pytester"]
+
+MINIATURES = Path(__file__).resolve().parent / "miniatures"
+
+
+@pytest.fixture
+def miniature() -> Callable[[str], Candidate]:
+    """A candidate of the adapter that is wrong on purpose, by variant name."""
+    adapter = read_adapter(MINIATURES / "wrong")
+
+    def of(variant: str) -> Candidate:
+        spec = Spec(adapter=adapter.name, variant=variant)
+        return Candidate(spec=spec, adapter=adapter, variant=adapter.variants[variant])
+
+    return of

@@ -1,0 +1,257 @@
+"""Worker processes that crash, hang, flood and lie: each has its own outcome, and the next case is run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conformance.candidate import Spec
+from conformance.case import Case
+from conformance.discover import read_adapter
+from conformance.environments import Interpreter, current
+from conformance.host import MAX_RESTARTS, TAIL_BYTES, Host, Observation, signal_name
+from conformance.judge import judge
+from conformance.plan import Candidate
+from conformance.strategies import LATTICE, Signature, build
+from conformance.verdict import Agrees, Broken
+
+MiniatureOf = Callable[[str], Candidate]
+
+
+def a_case(*, hidden: int = 4, batched: bool = True) -> Case:
+    """A small generic case."""
+    shape, shape_batched = LATTICE[2] if batched else LATTICE[1]
+    signature = Signature(shape=shape, batched=shape_batched, seed=5, scale=0.8, decimals=12, fills=())
+    return build(signature, cell="gru", dtype="float32", initial="given")
+
+
+class Watched:
+    """A host and what it reported."""
+
+    def __init__(self, candidate: Candidate, *, seconds: float = 20.0, python: Interpreter | None = None) -> None:
+        self.incidents: list[Broken] = []
+        self.facts: list[dict[str, str]] = []
+        self.host = Host(
+            candidate.adapter,
+            candidate.variant,
+            python or current(),
+            incident=self.incidents.append,
+            ready=self.facts.append,
+            case_seconds=seconds,
+        )
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.host.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_good_worker_answers_with_its_arrays_path_and_facts(miniature: MiniatureOf, batched: bool) -> None:
+    """The observation is judged to agree, batched and unbatched, and the facts come once."""
+    case = a_case(batched=batched)
+    with Watched(miniature("good")) as watched:
+        answers = [watched.host.observe(case) for _ in range(2)]
+    for answer in answers:
+        assert isinstance(answer, Observation)
+        assert answer.path == "loop"
+        assert isinstance(judge(case, answer.observed, {"update_flip"}), Agrees)
+    assert [facts["framework"] for facts in watched.facts] == ["none"]
+    assert {"python", "numpy", "platform", "threads"} <= watched.facts[0].keys()
+    assert watched.incidents == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind", "code", "name", "message"),
+    [
+        ("crash", "crash", -6, "SIGABRT", "exit code -6 \\(SIGABRT\\)"),
+        ("exit", "crash", 7, "", "exit code 7"),
+        ("raises", "exception", None, "", "ArithmeticError: no such luck <b>"),
+        ("names", "contract", None, "", "returned dict"),
+        ("shape", "contract", None, "", "outputs has shape \\(1, 5, 16\\), wanted \\(1, 16, 5\\)"),
+        ("dtype", "contract", None, "", "float16, wanted float32"),
+    ],
+)
+def test_what_breaks_has_its_own_outcome(
+    miniature: MiniatureOf, variant: str, kind: str, code: int | None, name: str, message: str
+) -> None:
+    """Crash, early exit, exception and broken contract are told apart, with exit code and signal."""
+    shape = LATTICE[3][0]
+    signature = Signature(shape=shape, batched=True, seed=5, scale=0.8, decimals=12, fills=())
+    case = build(signature, cell="gru", dtype="float32", initial="given")
+    with Watched(miniature(variant)) as watched:
+        answer = watched.host.observe(case)
+    assert isinstance(answer, Broken)
+    assert (answer.kind, answer.exit_code, answer.signal) == (kind, code, name)
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(answer.message)
+
+
+def test_the_tail_of_stderr_is_kept(miniature: MiniatureOf) -> None:
+    """What a crashing worker said last stands in its verdict."""
+    with Watched(miniature("crash")) as watched:
+        answer = watched.host.observe(a_case())
+    assert isinstance(answer, Broken)
+    assert "about to abort" in answer.stderr_tail
+
+
+def test_an_exception_keeps_the_worker(miniature: MiniatureOf) -> None:
+    """An exception in the adapter costs no restart; its traceback is kept."""
+    with Watched(miniature("raises")) as watched:
+        first = watched.host.observe(a_case())
+        pid = watched.host.pid
+        watched.host.observe(a_case())
+        assert watched.host.pid == pid
+    assert isinstance(first, Broken)
+    assert "adapter.py" in first.stderr_tail
+
+
+def test_a_hanging_worker_is_killed_at_its_deadline(miniature: MiniatureOf) -> None:
+    """A worker that does not answer costs its deadline and no more."""
+    with Watched(miniature("hang"), seconds=0.5) as watched:
+        answer = watched.host.observe(a_case())
+        assert watched.host.pid is None
+    assert isinstance(answer, Broken)
+    assert answer.kind == "hang"
+    assert "0.5 s" in answer.message
+
+
+@pytest.mark.parametrize("variant", ["flood", "prints"])
+def test_output_of_a_framework_does_no_harm(miniature: MiniatureOf, variant: str) -> None:
+    """Megabytes on stderr and prints on stdout neither block the worker nor corrupt a frame."""
+    case = a_case()
+    with Watched(miniature(variant)) as watched:
+        for _ in range(2):
+            answer = watched.host.observe(case)
+            assert isinstance(answer, Observation)
+            assert isinstance(judge(case, answer.observed, {"update_flip"}), Agrees)
+
+
+def test_a_flooded_stderr_is_bounded_in_memory(miniature: MiniatureOf) -> None:
+    """Only the tail of what a worker writes is kept."""
+    with Watched(miniature("flood")) as watched:
+        watched.host.observe(a_case())
+        pid = watched.host.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        answer = watched.host.observe(a_case())
+    assert isinstance(answer, Broken)
+    assert 0 < len(answer.stderr_tail) <= TAIL_BYTES
+
+
+def test_a_worker_killed_by_hand_is_noted_and_replaced(miniature: MiniatureOf) -> None:
+    """SIGKILL from outside costs one case; the next one runs in a new worker."""
+    with Watched(miniature("hang"), seconds=30) as watched:
+
+        def kill() -> None:
+            while watched.host.pid is None:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            os.kill(watched.host.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        answer = watched.host.observe(a_case())
+        killer.join()
+    assert isinstance(answer, Broken)
+    assert (answer.kind, answer.exit_code, answer.signal) == ("crash", -9, "SIGKILL")
+    assert watched.incidents == [answer]
+
+
+def test_restarts_are_bounded(miniature: MiniatureOf) -> None:
+    """A worker that always crashes is given up, and says so."""
+    with Watched(miniature("crash")) as watched:
+        answers = [watched.host.observe(a_case()) for _ in range(MAX_RESTARTS + 3)]
+    kinds = [answer.kind for answer in answers if isinstance(answer, Broken)]
+    assert kinds == ["crash"] * (MAX_RESTARTS + 1) + ["abandoned"] * 2
+
+
+def test_a_framework_that_cannot_be_imported_is_a_start_failure() -> None:
+    """A missing framework has one clear message, and is not tried again for every case."""
+    adapter = read_adapter(Path(__file__).parent / "miniatures" / "broken_import")
+    candidate = Candidate(
+        spec=Spec(adapter=adapter.name, variant="only"), adapter=adapter, variant=adapter.variants["only"]
+    )
+    with Watched(candidate) as watched:
+        answers = [watched.host.observe(a_case()) for _ in range(3)]
+    assert {answer.kind for answer in answers if isinstance(answer, Broken)} == {"start"}
+    assert all(
+        isinstance(answer, Broken) and "No module named 'a_framework_that_is_not_installed'" in answer.message
+        for answer in answers
+    )
+    assert len(watched.incidents) == 1
+
+
+def test_an_interpreter_that_is_not_there_is_a_start_failure(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A path without an interpreter breaks that candidate only, with the path in the message."""
+    nowhere = Interpreter(python=tmp_path / "python", kind="path", label="nowhere", location=None)
+    with Watched(miniature("good"), python=nowhere) as watched:
+        answer = watched.host.observe(a_case())
+    assert isinstance(answer, Broken)
+    assert answer.kind == "start"
+    assert str(tmp_path) in answer.message
+
+
+def test_a_crash_after_the_last_answer_is_noted_only(miniature: MiniatureOf) -> None:
+    """An abort at exit loses nothing: the answer stands, the incident is noted."""
+    case = a_case()
+    with Watched(miniature("late_crash")) as watched:
+        answer = watched.host.observe(case)
+    assert isinstance(answer, Observation)
+    assert [incident.signal for incident in watched.incidents] == ["SIGABRT"]
+    assert "after delivering every result" in watched.incidents[0].message
+
+
+def test_nan_reaches_the_judge(miniature: MiniatureOf) -> None:
+    """NaN is data, not breakage: the observation arrives with it."""
+    with Watched(miniature("nan")) as watched:
+        answer = watched.host.observe(a_case())
+    assert isinstance(answer, Observation)
+    assert np.isnan(answer.observed.outputs[:, 2:]).all()
+
+
+def test_the_worker_sees_neither_the_harness_nor_its_dependencies(tmp_path: Path) -> None:
+    """An adapter can import conformance.worker, and nothing else of the harness; the launcher's folder is hidden."""
+    folder = tmp_path / "spy"
+    folder.mkdir()
+    (folder / "adapter.toml").write_text(
+        '[adapter]\nname = "spy"\ntitle = "spy"\ndistribution = "numpy"\n'
+        '[variants.only]\ntitle = "spy"\ncells = ["gru"]\ndtypes = ["float32"]\npaths = { given = "loop" }\n'
+    )
+    (folder / "adapter.py").write_text(
+        "import sys\n"
+        "def facts():\n"
+        "    return {'hypothesis': str('hypothesis' in sys.modules), 'case': str('conformance.case' in sys.modules),\n"
+        "            'shadow': str(any(p.endswith('worker') for p in sys.path))}\n"
+        "def run(case): ...\n"
+    )
+    adapter = read_adapter(folder)
+    candidate = Candidate(spec=Spec(adapter="spy", variant="only"), adapter=adapter, variant=adapter.variants["only"])
+    with Watched(candidate) as watched:
+        assert watched.host.start() is None
+    facts = watched.facts[0]
+    assert (facts["hypothesis"], facts["case"], facts["shadow"]) == ("False", "False", "False")
+
+
+@pytest.mark.parametrize(("code", "name"), [(-6, "SIGABRT"), (134, "SIGABRT"), (139, "SIGSEGV"), (1, ""), (None, "")])
+def test_exit_codes_are_translated(code: int | None, name: str) -> None:
+    """Both conventions for a death by signal are understood."""
+    assert signal_name(code) == name
+
+
+def test_no_worker_outlives_its_host(miniature: MiniatureOf) -> None:
+    """Closing the host ends the process, even one that hangs."""
+    with Watched(miniature("good")) as watched:
+        watched.host.observe(a_case())
+        pid = watched.host.pid
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
