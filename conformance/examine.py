@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed
+from hypothesis import settings as hypothesis_settings
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import Flaky
 
@@ -57,7 +58,7 @@ class Settings:
 
 
 class _Divergence(Exception):
-    """Raised inside Hypothesis's test function: its arguments must not vary from case to case."""
+    """Raised inside Hypothesis's test function; without arguments, which would make each one a bug of its own."""
 
 
 @dataclass(slots=True)
@@ -191,8 +192,8 @@ def _generated(state: _Examination) -> _Failure | None:
         return None
     failure: _Failure | None = None
 
-    @seed(chosen.seed)
-    @settings(
+    # `settings` above `seed`: a seed alone switches the example database off.
+    @hypothesis_settings(
         max_examples=chosen.examples,
         database=_database(group, chosen.database),
         deadline=None,
@@ -202,6 +203,7 @@ def _generated(state: _Examination) -> _Failure | None:
         print_blob=False,
         report_multiple_bugs=False,
     )
+    @seed(chosen.seed)
     @given(
         cases(
             cell=group.requirement.cell,
@@ -245,11 +247,9 @@ def _generated(state: _Examination) -> _Failure | None:
 
 
 def _database(group: Group, root: Path | None) -> ExampleDatabase | None:
-    # A folder per candidate and release: Hypothesis forgets kept examples that pass, and an example that
-    # one release passes must stay with the release that fails it.
-    if root is None:
-        return None
-    return DirectoryBasedExampleDatabase(root / slug(group))
+    # A folder per candidate and release: Hypothesis forgets kept examples that pass, and an example that one
+    # release passes must stay with the release that fails it.
+    return None if root is None else DirectoryBasedExampleDatabase(root / slug(group))
 
 
 def slug(group: Group) -> str:

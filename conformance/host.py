@@ -129,13 +129,16 @@ class _Process:
 
         return wire.read(receive)
 
-    def stop(self) -> tuple[int | None, str]:
-        """Let the worker end, or kill its process group; its exit code and the tail of its stderr."""
+    def stop(self, *, patience: float = 2.0) -> tuple[int | None, str]:
+        """Let the worker end within `patience` seconds, then kill its process group.
+
+        Returns its exit code, None when it had to be killed, and the tail of its stderr.
+        """
         with contextlib.suppress(OSError):
             assert self._popen.stdin
             self._popen.stdin.close()
         try:
-            code: int | None = self._popen.wait(timeout=2.0)
+            code: int | None = self._popen.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             code = None
         # The whole group, even when the worker itself has gone: it may have left children.
@@ -274,7 +277,7 @@ class Host:
             text = f"the worker died during {what} with exit code {code}" + (f" ({name})" if name else "")
             broken = _broken("crash", text, code, tail)
         except _Late:
-            _, tail = self._give_up()
+            _, tail = self._give_up(patience=0.0)
             broken = _broken("hang", f"no answer to {what} within {seconds:g} s: killed", None, tail)
         except wire.WireError as error:
             code, tail = self._give_up()
@@ -288,10 +291,10 @@ class Host:
             return Broken(kind=kind, message=text, stderr_tail=body.get("traceback", "")[-TAIL_BYTES:])
         return broken
 
-    def _give_up(self) -> tuple[int | None, str]:
+    def _give_up(self, *, patience: float = 2.0) -> tuple[int | None, str]:
         assert self._process is not None
         process, self._process = self._process, None
-        return process.stop()
+        return process.stop(patience=patience)
 
 
 def _broken(kind: BrokenKind, message: str, code: int | None, tail: str) -> Broken:

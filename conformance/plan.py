@@ -115,7 +115,8 @@ def interpreter_of(candidate: Candidate, progress: Progress) -> Interpreter:
     lines = requirements_for(
         adapter.requirements, distribution=adapter.distribution, version=spec.version, source=spec.path
     )
-    return managed(adapter.name, lines, progress=progress)
+    # Named after the framework: adapters of one framework with the same requirements share an environment.
+    return managed(adapter.distribution, lines, progress=progress)
 
 
 def _is_source(spec: Spec) -> bool:

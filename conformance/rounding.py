@@ -129,6 +129,6 @@ def _round_to_bfloat16(array: Array) -> Array:
     # frexp gives a mantissa in [0.5, 1): 8 significant bits make the spacing 2**(exponent - 8),
     # but never finer than that of the smallest normal (subnormals are evenly spaced).
     spacing = np.ldexp(1.0, np.maximum(exponent - 8, -126 - 7))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         rounded = np.where(np.isfinite(array), np.rint(array / spacing) * spacing, array)
     return np.where(np.abs(rounded) > fmt.largest, np.copysign(np.inf, rounded), rounded)

@@ -39,6 +39,9 @@ PINS = (
 )
 
 
+ask_pip = environments._pip_config
+
+
 def write_wheel(folder: Path, name: str, version: str, body: str) -> Path:
     """Write the smallest wheel that installs a module `name` holding `body`."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
@@ -47,9 +50,7 @@ def write_wheel(folder: Path, name: str, version: str, body: str) -> Path:
         archive.writestr(f"{name}.py", body)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(
-            f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
-        )
+        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     return path
 
 
@@ -82,6 +83,12 @@ def entries() -> list[str]:
     return sorted(path.name for path in (cache_root() / "environments").iterdir() if path.is_dir())
 
 
+def settings_in_variables() -> str:
+    """Return what ``pip config list`` prints where no file configures pip."""
+    named = sorted((name, value) for name, value in os.environ.items() if name.startswith("PIP_"))
+    return "".join(f":env:.{name[4:].lower().replace('_', '-')}={value!r}\n" for name, value in named)
+
+
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with `tiny` 1.0 and 2.0, all that pip may see; the caches are empty."""
@@ -96,6 +103,8 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     monkeypatch.setenv("RNN_CONFORMANCE_CACHE", str(tmp_path / "cache"))
+    # What pip prints for variables, without the time that pip takes; processes that tests start ask pip itself.
+    monkeypatch.setattr(environments, "_pip_config", settings_in_variables)
     return folder
 
 
@@ -140,9 +149,7 @@ def test_source_takes_the_place_of_the_pin(tmp_path: Path) -> None:
 def test_checkout_is_a_source(tmp_path: Path) -> None:
     """A folder with a pyproject.toml can be installed."""
     checkout = write_checkout(tmp_path / "tiny", "")
-    assert requirements_for(["tiny==1"], distribution="tiny", source=checkout) == (
-        f"tiny @ {checkout.as_uri()}",
-    )
+    assert requirements_for(["tiny==1"], distribution="tiny", source=checkout) == (f"tiny @ {checkout.as_uri()}",)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +211,7 @@ a warning that is no setting
 
 def test_settings_with_several_values_are_split() -> None:
     """Values are separated, as pip does it, by any white space, line breaks included."""
-    settings = pip_settings(
-        "global.extra-index-url='\\nhttps://a/simple\\nfile:///b'\nglobal.find-links='/x /y'\n"
-    )
+    settings = pip_settings("global.extra-index-url='\\nhttps://a/simple\\nfile:///b'\nglobal.find-links='/x /y'\n")
     assert settings.extra_indexes == ("https://a/simple", "file:///b")
     assert settings.find_links == ("/x", "/y")
 
@@ -234,6 +239,12 @@ def test_the_higher_ranking_file_decides(monkeypatch: pytest.MonkeyPatch) -> Non
     }
     monkeypatch.setattr(environments, "_pip", lambda *arguments: said[arguments])
     assert pip_settings(environments._pip_config()) == PipSettings(cert="/site.pem", pre=True)
+
+
+@pytest.mark.usefixtures("wheels")
+def test_pip_prints_what_its_stand_in_prints() -> None:
+    """The other tests may go without pip, because it would say the same."""
+    assert pip_settings(ask_pip()) == pip_settings(settings_in_variables()) != PipSettings()
 
 
 def test_settings_reach_uv(tmp_path: Path) -> None:
@@ -275,15 +286,11 @@ def test_settings_reach_uv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "what"),
     [
-        pytest.param(
-            "Because there is no\n   version of tiny==9 and", "No such release", id="release-wrapped"
-        ),
+        pytest.param("Because there is no\n   version of tiny==9 and", "No such release", id="release-wrapped"),
         pytest.param("tiny==9 has no wheels with a matching platform tag", "No such release", id="platform"),
         pytest.param("Failed to fetch: `x`\n dns error", "Nothing can be downloaded", id="network"),
         pytest.param("invalid peer certificate: UnknownIssuer", "not trusted", id="certificate"),
-        pytest.param(
-            "Failed to build `x`\n error sending request", "Nothing can be downloaded", id="build-network"
-        ),
+        pytest.param("Failed to build `x`\n error sending request", "Nothing can be downloaded", id="build-network"),
         pytest.param("Failed to build `x`\n CMake Error", "does not build", id="build"),
         pytest.param("No solution found: a needs b<1, you require b==2", "exclude each other", id="conflict"),
         pytest.param("No space left on device (os error 28)", "disk is full", id="disk"),
@@ -503,10 +510,7 @@ def test_two_processes_make_one_environment() -> None:
         "tell('got', managed('tiny', ['tiny==1.0'], progress=tell).location)"
     )
     with FileLock(location.with_name(f"{location.name}.lock")):
-        asking = [
-            subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-            for _ in range(2)
-        ]
+        asking = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
         for process in asking:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("waiting for another process")
@@ -543,9 +547,7 @@ def test_changed_wheel_makes_another_environment(wheels: Path) -> None:
     assert run(second, "import tiny; print(tiny.VERSION)") == "second"
 
 
-@pytest.mark.parametrize(
-    ("ignored", "product"), [(None, "build/made"), ("*.gen", "made.gen")], ids=["plain", "git"]
-)
+@pytest.mark.parametrize(("ignored", "product"), [(None, "build/made"), ("*.gen", "made.gen")], ids=["plain", "git"])
 @pytest.mark.usefixtures("wheels")
 def test_checkout_is_rebuilt_when_edited(tmp_path: Path, ignored: str | None, product: str) -> None:
     """An unchanged checkout is reused although its build wrote into it; an edited one is built anew."""

@@ -88,7 +88,7 @@ def _horizontal(steps: Sequence[int]) -> Callable[[int], float]:
     low, high = min(steps), max(steps)
     left, right = LEFT + 16.0, WIDTH - RIGHT - 16.0
     if low == high:
-        return lambda step: (left + right) / 2
+        left, right, high = (left + right) / 2, (left + right) / 2, low + 1
     return lambda step: left + (right - left) * (min(max(step, low), high) - low) / (high - low)
 
 

@@ -56,6 +56,7 @@ class Divergence:
     full: bool
     reading: str
     chart: Chart | None
+    intermediates: tuple[tuple[str, float], ...]
     nearest: tuple[Hypothesis, ...]
     further: tuple[Hypothesis, ...]
     case: MinimalCase | None
@@ -97,10 +98,18 @@ def make_divergence(
         full=full,
         reading=_reading(ranked, verdict),
         chart=step_chart(evidence.steps, evidence.first[1]) if full else None,
+        intermediates=_intermediates(evidence) if full else (),
         nearest=tuple(ranked[:TOP]) if full else (),
         further=tuple(ranked[TOP:]) if full else (),
         case=minimal_case(finding.example) if finding.example is not None and full else None,
     )
+
+
+def _intermediates(evidence: Evidence) -> tuple[tuple[str, float], ...]:
+    """Gates in the order of their computation; records keep names sorted."""
+    order = {name: index for index, name in enumerate(("i", "f", "r", "z", "g", "n", "o", "c", "h"))}
+    ranked = sorted(evidence.intermediates.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
+    return tuple((label(name), value) for name, value in ranked)
 
 
 def fault_text(name: str, known: dict[str, FaultText]) -> FaultText:
@@ -133,9 +142,7 @@ def _hypothesis(name: str, value: float, verdict: Diverges, known: dict[str, Fau
         says = "explains every divergence seen"
     else:
         says = "explains this case, but not another that diverged"
-    return Hypothesis(
-        fault=fault_text(name, known), share=share(value), says=says, at=gauge(value), explains=explains
-    )
+    return Hypothesis(fault=fault_text(name, known), share=share(value), says=says, at=gauge(value), explains=explains)
 
 
 def _reading(ranked: Sequence[Hypothesis], verdict: Diverges) -> str:

@@ -72,12 +72,10 @@ def minimal_case(example: Example) -> MinimalCase:
     """The view of an example; its arrays come from the record as they are, of any shape."""
     case = example.case
     parameters = case.get("parameters")
-    named = dict(parameters) if isinstance(parameters, dict) else {}
+    named = dict(sorted(parameters.items())) if isinstance(parameters, dict) else {}
     named |= {name: case[name] for name in ("x", "h0") if name in case}
     about = tuple(
-        (name, label(str(case[name])))
-        for name in ("cell", "dtype", "initial", "batched", "origin")
-        if name in case
+        (name, label(str(case[name]))) for name in ("cell", "dtype", "initial", "batched", "origin") if name in case
     )
     shown, omitted = _compare(example)
     text = _json(case)

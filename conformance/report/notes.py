@@ -42,16 +42,17 @@ def make_note(finding: Finding, section: Section, anchor: str) -> Note | None:
         "trials": count(finding.trials, "trial"),
     }
     if section == "unrepresentable" and isinstance(verdict, Unrepresentable):
-        here = outcome == "unrepresentable" and inner is None
+        own = outcome == "unrepresentable"
+        target = "" if inner is None else f"{anchor}a" if own else anchor
         return Note(
-            anchor=anchor if here else "",
+            anchor=anchor if own else "",
             what=listed([label(name) for name in verdict.parameters], most=40),
             owner=verdict.owner,
             reason=block(verdict.reason),
             link=block(verdict.link),
             href=web_link(verdict.link),
             subspace=subspace_text(verdict),
-            target="" if here else anchor,
+            target=target,
             **about,
         )
     match inner:
@@ -84,7 +85,7 @@ def make_note(finding: Finding, section: Section, anchor: str) -> Note | None:
 
 def ending(broken: Broken) -> str:
     """How an observation failed to come about: the kind, the exit code, the signal."""
-    told = [broken.kind]
+    told: list[str] = [broken.kind]
     if broken.exit_code is not None:
         told.append(f"exit code {broken.exit_code}")
     if broken.signal:

@@ -16,9 +16,7 @@ from conformance.record import CandidateLine, FaultEntry, Finding, Record
 from conformance.report.wording import count, label, listed
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
-Outcome = Literal[
-    "diverges", "broken", "inconclusive", "untested", "unrepresentable", "agrees", "unsupported"
-]
+Outcome = Literal["diverges", "broken", "inconclusive", "untested", "unrepresentable", "agrees", "unsupported"]
 ORDER: Final[tuple[Outcome, ...]] = (
     "diverges",
     "broken",
@@ -97,7 +95,8 @@ def results(record: Record) -> tuple[Result, ...]:
 
 def compared(record: Record) -> bool:
     """Whether anything at all was compared with the reference."""
-    verdicts = [line.verdict for line in (*record.findings, *record.trials)]
+    verdicts = [finding.verdict for finding in record.findings]
+    verdicts += [trial.verdict for trial in record.trials]
     return any(_compared(core(verdict)) for verdict in verdicts)
 
 
@@ -120,7 +119,7 @@ def gaps(record: Record) -> tuple[str, ...]:
     """Why the absence of a divergence would show nothing; empty when it shows something."""
     reasons: list[str] = []
     if record.problem:
-        reasons.append(f"the record is {record.problem}")
+        reasons.append(f"the record is {label(record.problem)}")
     if not compared(record):
         reasons.append("nothing was compared")
     untested = [label(result.name) for result in results(record) if not result.findings]
@@ -192,15 +191,13 @@ def headline(record: Record) -> str:
     if not compared(record):
         return "Nothing was compared: this record is no evidence of agreement."
     if record.problem:
-        return f"Nothing diverges so far, but the record is {record.problem}."
+        return f"Nothing diverges so far, but the record is {label(record.problem)}."
     counts = Counter(result.outcome for result in all_results)
     if counts["agrees"] == total and not gaps(record):
         if total == 1:
             return f"{label(all_results[0].name)} agrees with the reference."
         return f"All {total} candidates agree with the reference."
-    told = [
-        f"{counts[o]} {_COUNTED[o][counts[o] != 1]}" for o in reversed(ORDER) if counts[o] and o in _COUNTED
-    ]
+    told = [f"{counts[o]} {_COUNTED[o][counts[o] != 1]}" for o in reversed(ORDER) if counts[o] and o in _COUNTED]
     lacking = "".join(f"; {reason}" for reason in gaps(record) if not counts["untested"])
     return f"Nothing diverges, but not all is shown: of {count(total, 'candidate')} {listed(told)}{lacking}."
 

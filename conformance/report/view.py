@@ -38,6 +38,7 @@ WORDS: Final[dict[Outcome, tuple[str, str]]] = {
 """Every outcome with its symbol and its meaning."""
 
 FULL: Final = 60
+_INCIDENTS: Final = 200
 """At most so many divergences are shown in full; the others in short."""
 
 Key: TypeAlias = tuple[str, str, str]
@@ -120,6 +121,7 @@ class Page:
     inconclusive: tuple[Note, ...]
     broken: tuple[Note, ...]
     incidents: tuple[Incident, ...]
+    incidents_left_out: int
     unsupported: tuple[Note, ...]
     agreements: tuple[Agreement, ...]
     sets: tuple[FaultSet, ...]
@@ -153,6 +155,16 @@ class _Builder:
             )
             for index, entry in enumerate(record.header.requirements, start=1)
         }
+        for name in dict.fromkeys(finding.requirement for finding in ordered):
+            if name not in self.requirements:
+                self.requirements[name] = RequirementText(
+                    name=label(name),
+                    level="unknown",
+                    statement="The record does not describe it.",
+                    source="",
+                    cell="",
+                    anchor=f"r{len(self.requirements) + 1}",
+                )
         self.faults = {
             cell: {
                 entry.name: FaultText(
@@ -181,14 +193,15 @@ class _Builder:
             warnings=gaps(record),
             tested=self._tested(agreements),
             could_not=self._could_not(),
-            common=tuple((label(k), label(v)) for k, v in common.items()),
+            common=_facts(common),
             candidates=tuple(self._row(result, common) for result in self.results),
             requirements=tuple(self.requirements.values()),
             divergences=tuple(self._divergences()),
             unrepresentable=tuple(self._notes("unrepresentable")),
             inconclusive=tuple(self._notes("inconclusive")),
             broken=tuple(self._notes("broken")),
-            incidents=record.incidents,
+            incidents=record.incidents[:_INCIDENTS],
+            incidents_left_out=max(len(record.incidents) - _INCIDENTS, 0),
             unsupported=tuple(self._notes("unsupported")),
             agreements=agreements,
             sets=tuple(self.sets.values()),
@@ -218,7 +231,7 @@ class _Builder:
             title="" if line is None else label(line.title),
             version=version_of(result),
             environment="its worker never came up" if line is None else label(line.environment),
-            facts=tuple((label(k), label(v)) for k, v in own.items()),
+            facts=_facts(own),
             outcome=result.outcome,
             cells=tuple(cells),
         )
@@ -236,8 +249,7 @@ class _Builder:
         findings = self.findings
         dtypes = dict.fromkeys(label(f.dtype) for f in findings if not isinstance(f.verdict, Unsupported))
         phases = [
-            f"{len(list(group)):,} {phase}"
-            for phase, group in groupby(sorted(t.phase for t in self.record.trials))
+            f"{len(list(group)):,} {phase}" for phase, group in groupby(sorted(t.phase for t in self.record.trials))
         ]
         trials = count(len(self.record.trials), "trial") + (f" ({', '.join(phases)})" if phases else "")
         numbers = sum(v.compared if isinstance(v, Agrees) else 0 for v in (core(f.verdict) for f in findings))
@@ -280,9 +292,7 @@ class _Builder:
             names = listed([label(name) for name in parameters], most=8)
             items.append((f"{label(candidate)} has no place for {names}", "unrepresentable"))
         if len(places) > 10:
-            items.append(
-                (f"{len(places) - 10} more candidates with parameters they cannot hold", "unrepresentable")
-            )
+            items.append((f"{len(places) - 10} more candidates with parameters they cannot hold", "unrepresentable"))
         if tally["unsupported"]:
             items.append((f"{count(tally['unsupported'], 'check')} declared unsupported", "unsupported"))
         if self.record.incidents:
@@ -325,7 +335,7 @@ class _Builder:
             left = sorted(set(finding.visible) - verdict.excluded)
             held = finding.verdict.parameters if isinstance(finding.verdict, Unrepresentable) else ()
             yield Agreement(
-                anchor=self.anchors[id(finding)],
+                anchor=self.anchors[id(finding)] + ("a" * isinstance(finding.verdict, Unrepresentable)),
                 candidate=label(finding.candidate),
                 requirement=label(finding.requirement),
                 dtype=label(finding.dtype),
@@ -354,6 +364,10 @@ class _Builder:
         lines = count(self.record.lines, "line")
         state = self.record.problem or "complete"
         return f"Made from {label(self.record.path)} ({lines}, {label(state)}) and from nothing else."
+
+
+def _facts(facts: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((label(name), label(fact)) for name, fact in sorted(facts.items()))
 
 
 def version_of(result: Result) -> str:

@@ -46,9 +46,14 @@ def clipped(text: str, limit: int = LIMIT, *, tail: bool = False) -> str:
     return f"{note} ...{text[omitted:]}" if tail else f"{text[:limit]}... {note}"
 
 
+def one_line(text: str) -> str:
+    """Text that stays on its line, harmless and of bounded length."""
+    return visible(clipped(text)).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def label(text: str) -> str:
     """A name on one line, short enough to stand in a table."""
-    return visible(clipped(text, LABEL)).replace("\n", "\\n").replace("\t", "\\t")
+    return one_line(clipped(text, LABEL))
 
 
 def block(text: str, *, tail: bool = False) -> str:

@@ -1,0 +1,93 @@
+"""The HTML report: one self-contained file, a pure function of the record.
+
+No clock, no environment and no request to anywhere: the same record gives the same bytes, and the file reads
+the same from a disk, in a mail or behind a server. Everything that comes from the record is escaped by the
+template engine; the content security policy of the page allows its own style and script and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from conformance.record import Record
+from conformance.report import chart
+from conformance.report.view import make_page
+from conformance.report.wording import block, exact, number, share, visible
+
+_PACKAGE: Final = "conformance.report"
+
+
+def render_html(record: Record) -> str:
+    """The report as one HTML document."""
+    style, script = _part("report.css"), _part("report.js")
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        page=make_page(record),
+        style=Markup(style),  # noqa: S704  our own file
+        script=Markup(script),  # noqa: S704  our own file
+        policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        "base-uri 'none'; form-action 'none'",
+        chart_size=(chart.WIDTH, chart.HEIGHT),
+        chart_edges=(chart.LEFT, chart.WIDTH - chart.RIGHT, chart.TOP, chart.HEIGHT - chart.BOTTOM),
+        gauge_size=(chart.GAUGE_WIDTH, chart.GAUGE_BOUND),
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_final,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"num": _num, "exactly": _exactly, "share": _share, "block": block}
+    return environment
+
+
+def _final(value: Any) -> Any:
+    """What may be written: text made harmless, and whole numbers; any other number must say how."""
+    match value:
+        case Markup():
+            return value
+        case str():
+            return visible(value)
+        case int() if not isinstance(value, bool):
+            return value
+        case _:
+            raise TypeError(f"a report cannot show {type(value).__name__} as it stands")
+
+
+def _num(value: float | None, digits: int = 6) -> Markup:
+    """A number that shows some digits and holds all of them."""
+    return Markup('<data value="{}">{}</data>').format(exact(value), number(value, digits))
+
+
+def _exactly(text: str, value: float | None) -> Markup:
+    """A number already written as `text` that holds all digits of `value`."""
+    return Markup('<data value="{}">{}</data>').format(exact(value), text)
+
+
+def _share(value: float | None) -> Markup:
+    """A residual as a multiple of its bound."""
+    return Markup('<data value="{}">{}</data>').format(exact(value), share(value))
+
+
+@cache
+def _part(name: str) -> str:
+    return resources.files(_PACKAGE).joinpath("templates", name).read_text(encoding="utf-8").strip()
+
+
+def _digest(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"sha256-{digest}"

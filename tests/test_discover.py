@@ -1,0 +1,149 @@
+"""Specs and adapters: what can be named, and the message for what cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conformance.candidate import Spec, parse_spec
+from conformance.discover import find_adapters, read_adapter, variants_of
+from conformance.errors import SpecError
+from conformance.plan import beside, candidates_for
+from conformance.requirement import REQUIREMENTS, select_requirements
+
+GOOD = """\
+[adapter]
+name = "mine"
+title = "Mine"
+distribution = "mine"
+
+[variants.one]
+title = "one"
+cells = ["gru"]
+dtypes = ["float32"]
+paths = { given = "loop" }
+"""
+
+
+def folder_with(tmp_path: Path, manifest: str | None, *, code: bool = True) -> Path:
+    """An adapter folder with this manifest."""
+    if manifest is not None:
+        (tmp_path / "adapter.toml").write_text(manifest)
+    if code:
+        (tmp_path / "adapter.py").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("mlx", Spec(adapter="mlx")),
+        ("mlx:none", Spec(adapter="mlx", variant="none")),
+        ("mlx:none==0.31.1", Spec(adapter="mlx", variant="none", version="0.31.1")),
+        ("flax-nnx:lax-scan==0.12.8", Spec(adapter="flax-nnx", variant="lax-scan", version="0.12.8")),
+        ("mlx==0.31.1", Spec(adapter="mlx", version="0.31.1")),
+        ("mlx:none@/", Spec(adapter="mlx", variant="none", path=Path("/"))),
+    ],
+)
+def test_specs_are_parsed_and_printed(text: str, spec: Spec) -> None:
+    """Every form of the language is read, and printed as it was written."""
+    assert parse_spec(text) == spec
+    assert str(spec) == text
+
+
+@pytest.mark.parametrize("text", ["", ":none", "mlx:", "mlx:none=0.31.1", "mlx none", "mlx:none==", "mlx:none==x.y"])
+def test_malformed_specs_are_refused(text: str) -> None:
+    """What does not follow the language is refused, showing what was typed."""
+    with pytest.raises(SpecError) as caught:
+        parse_spec(text)
+    assert "wanted" in str(caught.value)
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    """A typing mistake in a path is found before anything runs."""
+    with pytest.raises(SpecError, match="does not exist"):
+        parse_spec(f"mlx:none@{tmp_path / 'no'}")
+
+
+def test_the_shipped_adapters_are_found() -> None:
+    """The adapters of the first release are there, with the default candidates."""
+    names = {candidate.name for candidate in candidates_for(find_adapters(), [])}
+    assert names == {
+        "mlx:none", "mlx:zeros", "torch:layer", "torch:cell", "flax-linen:rnn", "flax-nnx:lax-scan", "numpy:float32",
+    }  # fmt: skip
+
+
+def test_a_third_adapter_is_found_by_path(tmp_path: Path) -> None:
+    """--adapter adds a folder; its variants can be named."""
+    adapters = find_adapters([folder_with(tmp_path, GOOD)])
+    ((adapter, variant),) = variants_of(adapters, parse_spec("mine:one"))
+    assert (adapter.folder, variant.paths) == (tmp_path, {"given": "loop"})
+
+
+def test_an_adapter_may_not_take_anothers_name(tmp_path: Path) -> None:
+    """A folder named like a shipped adapter does not replace it silently."""
+    with pytest.raises(SpecError, match="two adapters have one name"):
+        find_adapters([folder_with(tmp_path, GOOD.replace('"mine"', '"mlx"'))])
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (None, "cannot read"),
+        ("[adapter", "not TOML"),
+        (GOOD.replace('title = "Mine"\n', ""), "title"),
+        (GOOD.replace('"float32"', '"float8"'), "float8"),
+        (GOOD + 'colour = "red"\n', "colour"),
+        (GOOD.replace('["gru"]', '["grue"]'), "unknown cell"),
+        (GOOD.replace("{ given", "{ borrowed"), "borrowed"),
+        (GOOD.replace('paths = { given = "loop" }', "paths = {}"), "paths"),
+        ('[adapter]\nname = "a"\ntitle = "a"\ndistribution = "a"\n[variants]\n', "variants"),
+    ],
+)
+def test_malformed_manifests_are_refused(tmp_path: Path, manifest: str | None, message: str) -> None:
+    """A manifest's mistake is named, with its file."""
+    with pytest.raises(SpecError, match=message) as caught:
+        read_adapter(folder_with(tmp_path, manifest))
+    assert "adapter.toml" in str(caught.value)
+
+
+def test_a_folder_without_code_is_refused(tmp_path: Path) -> None:
+    """A manifest alone is no adapter."""
+    with pytest.raises(SpecError, match=r"no adapter\.py"):
+        read_adapter(folder_with(tmp_path, GOOD, code=False))
+
+
+def test_malformed_requirements_are_refused(tmp_path: Path) -> None:
+    """A requirements line that pip could not read is found when the adapter is."""
+    folder = folder_with(tmp_path, GOOD)
+    (folder / "requirements.txt").write_text("# pinned\nmlx==0.32.4\nnot a requirement !\n")
+    with pytest.raises(SpecError, match="not a requirement"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(("text", "message"), [("keras:layer", "unknown adapter"), ("mlx:nine", "no such variant")])
+def test_unknown_names_are_refused_with_the_known_ones(text: str, message: str) -> None:
+    """What was wanted stands in the message."""
+    with pytest.raises(SpecError, match=message) as caught:
+        variants_of(find_adapters(), parse_spec(text))
+    assert "mlx" in str(caught.value)
+
+
+def test_a_candidate_named_twice_is_refused() -> None:
+    """The same candidate twice would be compared with itself in the record."""
+    with pytest.raises(SpecError, match="named twice"):
+        candidates_for(find_adapters(), [parse_spec("mlx"), parse_spec("mlx:none")])
+
+
+def test_the_harness_own_dependencies_are_not_beside_it() -> None:
+    """NumPy is always installed: it is not what a bare run of the suite tests."""
+    assert "numpy" not in {spec.adapter for spec in beside(find_adapters())}
+
+
+def test_requirements_are_selected_by_part_of_their_name() -> None:
+    """-k selects by substring; what selects nothing is an error."""
+    assert [r.name for r in select_requirements("hidden_none")] == ["gru_hidden_none", "gru_v1_hidden_none"]
+    assert len(select_requirements(None)) == len(REQUIREMENTS)
+    with pytest.raises(SpecError, match="no requirement matches"):
+        select_requirements("gru_hiden_none")
