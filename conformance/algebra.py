@@ -258,7 +258,8 @@ class RunningError:
     def mix(self, weight: Bounded, low: Bounded, high: Bounded) -> Bounded:
         """The update, multilinear in its arguments; 3 u (|low| + w|high|), w in [0, 1], covers the forms
 
-        ``(1-w)*low + w*high``, ``low + w*(high-low)`` and ``low - w*low + w*high``.
+        ``(1-w)*low + w*high``, ``low + w*(high-low)`` and ``low - w*low + w*high``. Each has at most two
+        products, and each of these may underflow (a sum never does: it is exact there).
         """
         value = (1.0 - weight.value) * low.value + weight.value * high.value
         carried = (
@@ -269,7 +270,7 @@ class RunningError:
         kept = np.maximum(np.abs(1.0 - weight.value), 1.0) + weight.error
         added = np.abs(weight.value) + weight.error
         magnitude = kept * (np.abs(low.value) + low.error) + added * (np.abs(high.value) + high.error)
-        rounding = gamma(3, self.format.storage) * magnitude + self.format.underflow
+        rounding = gamma(3, self.format.storage) * magnitude + 2.0 * self.format.underflow
         return Bounded(value, carried + rounding)
 
     def select(self, rows: Array, yes: Bounded, no: Bounded) -> Bounded:

@@ -376,3 +376,7 @@ def report(record_file: Path, html: Path | None, show: bool) -> None:
 def schema() -> None:
     """Print the JSON schema of a record's lines."""
     click.echo(json.dumps(record_schema(), indent=1, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()

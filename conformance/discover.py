@@ -157,18 +157,23 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _requirements(folder: Path) -> tuple[str, ...]:
+    """The requirements that apply on this machine, without their markers."""
     path = folder / "requirements.txt"
     if not path.is_file():
         return ()
-    lines = tuple(
-        text for line in path.read_text(encoding="utf-8").splitlines() if (text := line.split("#")[0].strip())
-    )
-    for line in lines:
+    applicable: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.split("#")[0].strip()
+        if not text:
+            continue
         try:
-            Requirement(line)
+            requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise SpecError("not a requirement", where=str(path), got=f"{line}: {error}") from None
-    return lines
+            raise SpecError("not a requirement", where=str(path), got=f"{text}: {error}") from None
+        if requirement.marker is None or requirement.marker.evaluate():
+            requirement.marker = None
+            applicable.append(str(requirement))
+    return tuple(applicable)
 
 
 def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:

@@ -28,7 +28,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -60,13 +60,9 @@ _PROBE_S: Final = 60.0
 _PROBE: Final = """
 import json, sys
 packages = {}
-try:
+if sys.version_info >= (3, 8):
     from importlib.metadata import distributions
-    for found in distributions():
-        if found.metadata["Name"]:
-            packages.setdefault(found.metadata["Name"], found.version)
-except ImportError:
-    pass
+    packages = {found.metadata["Name"]: found.version for found in distributions() if found.metadata["Name"]}
 print(json.dumps({"python": list(sys.version_info[:3]), "packages": packages}))
 """
 
@@ -227,9 +223,8 @@ def requirements_for(
     try:
         pin = "" if version is None else f"=={Version(version)}"
     except InvalidVersion:
-        raise SpecError(
-            f"Not a version of {distribution}", got=str(version), wanted="a release such as 1.2.3"
-        ) from None
+        what = f"Not a version of {distribution}"
+        raise SpecError(what, got=str(version), wanted="a release such as 1.2.3") from None
     url = None if source is None else _source_url(source, own)
     for requirement in parsed:
         if canonicalize_name(requirement.name) == own:
@@ -262,12 +257,8 @@ def _source_url(source: Path, own: str) -> str:
     try:
         name, *_ = parse_wheel_filename(source.name)
     except InvalidWheelFilename as error:
-        raise SpecError(
-            "Not the file name of a wheel",
-            where=str(source),
-            got=str(error),
-            hint="a wheel's name says what it fits: keep the one that it was built with",
-        ) from None
+        what, hint = "Not the file name of a wheel", "it says what the wheel fits: keep the one that it was built with"
+        raise SpecError(what, where=str(source), got=str(error), hint=hint) from None
     if name != own:
         raise SpecError("A wheel of another distribution", where=str(source), got=name, wanted=own)
     return source.as_uri()
@@ -333,9 +324,9 @@ def list_environments() -> list[Managed]:
     with _cache("read"), suppress(FileNotFoundError):
         folders = sorted(path for path in _folder().iterdir() if path.suffix != ".partial")
     return [
-        Managed(**msgspec.structs.asdict(facts), key=folder.name, used=used, bytes=_size(folder), path=folder)
+        Managed(**msgspec.structs.asdict(found[0]), used=found[1], key=folder.name, bytes=_size(folder), path=folder)
         for folder in folders
-        for facts, used in _facts(folder)
+        if (found := _facts(folder)) is not None
     ]
 
 
@@ -365,7 +356,7 @@ def prune(
                 _remove(found.path)
                 removed.append(found)
                 progress(f"removed {found.key}")
-    for folder in _leftovers():
+    for folder in sorted({_place(path) for path in _folder().glob("*/")}):
         with _cache("written"), suppress(EnvironmentUnavailable), _locked(folder, wait_s=0.0):
             if not _facts(folder):
                 _remove(folder)
@@ -381,12 +372,7 @@ def _key(name: str, requirements: Sequence[str]) -> str:
     """Readable name and a digest of all that decides what an environment contains."""
     urls = (urlsplit(Requirement(line).url or "") for line in requirements)
     sources = sorted(_source_digest(Path(url2pathname(url.path))) for url in urls if url.scheme == "file")
-    here = (
-        platform.python_version(),
-        sysconfig.get_config_var("SOABI"),
-        sysconfig.get_platform(),
-        platform.machine(),
-    )
+    here = (platform.python_version(), sysconfig.get_config_var("SOABI"), sysconfig.get_platform(), platform.machine())
     identity = json.dumps([_LAYOUT, list(requirements), sources, here])
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "environment"
     return f"{slug}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
@@ -438,21 +424,22 @@ def _complete(folder: Path) -> bool:
     return True
 
 
-def _facts(folder: Path) -> list[tuple[_Facts, str]]:
-    """Return the facts of a complete environment, with the time of its last use; none where there is none."""
+def _facts(folder: Path) -> tuple[_Facts, str] | None:
+    """Return the facts of a complete environment and the time of its last use, None where there is none."""
     path = folder / _FACTS
     try:
-        used = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        return [(msgspec.json.decode(path.read_bytes(), type=_Facts), used.isoformat(timespec="seconds"))]
-    except (OSError, ValueError, msgspec.MsgspecError):
-        return []
+        used = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+        return msgspec.json.decode(path.read_bytes(), type=_Facts), used
+    except (OSError, ValueError):
+        return None
 
 
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # workers write and remove bytecode meanwhile
-            total += path.lstat().st_size
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):  # workers write and remove bytecode meanwhile
+                total += (Path(parent) / name).lstat().st_size
     return total
 
 
@@ -476,15 +463,9 @@ def _clear_partials(folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)  # what resists goes with the next call
 
 
-def _leftovers() -> list[Path]:
-    """Where interrupted builds would have put their environments, and folders whose facts cannot be read."""
-    found = set()
-    for path in _folder().glob("*/"):
-        if path.suffix == ".partial":
-            found.add(path.with_name(path.stem.rpartition(".")[0]))
-        elif not _facts(path):
-            found.add(path)
-    return sorted(found)
+def _place(folder: Path) -> Path:
+    """Where an environment is, or would have been when its build had not been interrupted."""
+    return folder.with_name(folder.stem.rpartition(".")[0]) if folder.suffix == ".partial" else folder
 
 
 @contextmanager

@@ -198,10 +198,13 @@ class Host:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker; one that breaks only now is an incident, as every answer was delivered before."""
         if self._process is not None:
             code, tail = self._process.stop()
             if code not in (0, None):
-                # All answers were delivered before: a note, not a failure.
                 text = f"the worker ended with exit code {code} after delivering every result"
                 self._incident(_broken("crash", text, code, tail))
             self._process = None

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -93,12 +94,9 @@ def _for_uv(settings: PipSettings) -> tuple[list[str], dict[str, str]]:
     arguments = ["--index-strategy", "unsafe-best-match"]
     arguments += ["--no-index"] if settings.no_index else []
     arguments += ["--prerelease", "allow"] if settings.pre else []
-    for option, values in (
-        ("--find-links", settings.find_links),
-        ("--allow-insecure-host", settings.trusted_hosts),
-        ("--constraints", settings.constraints),
-    ):
-        arguments += [word for value in values for word in (option, value)]
+    arguments += [word for place in settings.find_links for word in ("--find-links", place)]
+    arguments += [word for host in settings.trusted_hosts for word in ("--allow-insecure-host", host)]
+    arguments += [word for file in settings.constraints for word in ("--constraints", file)]
     cert_is_folder = settings.cert is not None and Path(settings.cert).is_dir()
     variables = {
         "UV_DEFAULT_INDEX": settings.index,
@@ -236,7 +234,7 @@ def pip_settings(listing: str) -> PipSettings:
         proxy=chosen.get("proxy"),
         constraints=tuple(map(_absolute, words("constraint"))),
         pre=_yes(chosen, "pre"),
-        timeout_s=_whole(chosen, "timeout", "default-timeout"),
+        timeout_s=_whole(chosen, "timeout" if "timeout" in chosen else "default-timeout"),
         retries=_whole(chosen, "retries"),
     )
 
@@ -254,12 +252,11 @@ def _yes(chosen: Mapping[str, str], name: str) -> bool:
     raise _setting_error(name, value, "yes or no")
 
 
-def _whole(chosen: Mapping[str, str], *names: str) -> int | None:
-    value = next((chosen[name] for name in names if name in chosen), None)
+def _whole(chosen: Mapping[str, str], name: str) -> int | None:
     try:
-        return None if value is None else math.ceil(float(value))
+        return math.ceil(float(chosen[name])) if name in chosen else None
     except (ValueError, OverflowError):
-        raise _setting_error(names[0], str(value), "a number") from None
+        raise _setting_error(name, chosen[name], "a number") from None
 
 
 def _setting_error(name: str, got: str, wanted: str) -> EnvironmentUnavailable:
@@ -270,13 +267,10 @@ def _setting_error(name: str, got: str, wanted: str) -> EnvironmentUnavailable:
 def _pip_config() -> str:
     """Return what ``pip config list`` prints, with what holds appended where several files disagree."""
     listing = _pip("config", "list")
-    values: dict[str, set[str]] = {}
-    for line in listing.splitlines():
-        key, equals, value = line.partition("=")
-        if equals:
-            values.setdefault(key, set()).add(value)
+    distinct = {line.partition("=")[::2] for line in listing.splitlines()}
     # Newer releases of pip list every file, ordered by its path and not by its rank.
-    settled = (f"{key}={_pip('config', 'get', key).strip()!r}" for key, found in values.items() if len(found) > 1)
+    several = [key for key, count in Counter(key for key, _ in distinct).items() if count > 1]
+    settled = (f"{key}={_pip('config', 'get', key).strip()!r}" for key in several)
     return "\n".join([listing, *settled])
 
 

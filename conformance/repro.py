@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from conformance.candidate import Adapter
 from conformance.case import Case
 from conformance.cells import cell_named
 from conformance.errors import SpecError
-from conformance.rounding import format_of
+from conformance.rounding import Array, format_of
 
 TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
 TEMPLATE: Final = "repro.py.jinja"
@@ -84,7 +85,7 @@ def render_repro(adapter: Adapter, variant: str, case: Case) -> str:
             multiple=multiple(case),
             epsilon=2 * format_of(case.dtype).storage,
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
         raise SpecError("cannot write a repro script", where=str(template), got=str(error)) from None
 
 
@@ -94,14 +95,16 @@ def multiple(case: Case) -> int:
     Four, and one for every unit of the largest sum of magnitudes that can enter an activation. (Measured on
     conforming releases, over all dtypes and weight scales: never more than half of that.)
     """
-    state = max(1.0, float(np.abs(case.h0).max()))
-    x = np.abs(case.x)
-    sizes = {"W_x": 0.0, "W_h": 0.0, "b_x": 0.0, "b_h": 0.0}
-    for name, array in case.parameters.items():
-        kind, magnitude = name[:3], np.abs(array)
-        size = (x @ magnitude.T).max() if kind == "W_x" else magnitude.sum(axis=-1).max() * state
-        sizes[kind] = max(sizes[kind], float(magnitude.max() if kind in ("b_x", "b_h") else size))
-    return math.ceil(4 + sum(sizes.values()))
+    x, state = np.abs(case.x), max(1.0, float(np.abs(case.h0).max()))
+
+    def largest(kind: str, size: Callable[[Array], float]) -> float:
+        return max(
+            (float(size(np.abs(p))) for name, p in case.parameters.items() if name.startswith(kind)), default=0.0
+        )
+
+    inputs = largest("W_x", lambda matrix: (x @ matrix.T).max())
+    states = largest("W_h", lambda matrix: matrix.sum(axis=1).max() * state)
+    return math.ceil(4 + inputs + states + largest("b_x", np.max) + largest("b_h", np.max))
 
 
 def literal(value: object) -> str:

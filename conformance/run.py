@@ -178,7 +178,8 @@ def _candidate(
     except Interrupted:
         return findings
     except ConformanceError as error:
-        _fill(groups, findings, tell, Broken(kind="start", message=str(error)))
+        what, _, details = str(error).partition("\n")
+        _fill(groups, findings, tell, Broken(kind="start", message=what, stderr_tail=details))
     except Exception as error:
         # A defect of the harness itself must not take the other candidates' results with it.
         text = f"the harness failed: {type(error).__name__}: {error}"
@@ -187,13 +188,13 @@ def _candidate(
 
 
 def _fill(groups: Sequence[Group], findings: list[Finding], tell: Callable[[Line], None], verdict: Verdict) -> None:
-    """Give `verdict` to every group that has no finding yet."""
+    """Give `verdict` to every group that has no finding yet and is not declared out anyway."""
     for group in groups[len(findings) :]:
         finding = Finding(
             candidate=group.candidate.name,
             requirement=group.requirement.name,
             dtype=group.dtype,
-            verdict=verdict,
+            verdict=group.unsupported or verdict,
             trials=0,
             seconds=0.0,
         )

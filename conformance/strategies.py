@@ -99,7 +99,8 @@ def _away_from_zero(generator: np.random.Generator) -> Callable[[tuple[int, ...]
     """Biases that are all clearly non-zero, so that none of their faults hides."""
 
     def draw(shape: tuple[int, ...]) -> Array:
-        return generator.uniform(0.2, 1.0, shape) * generator.choice([-1.0, 1.0], shape)
+        signs: Array = generator.choice([-1.0, 1.0], shape)
+        return generator.uniform(0.2, 1.0, shape) * signs
 
     return draw
 

@@ -72,7 +72,7 @@ def test_cases_are_immutable() -> None:
 @pytest.mark.parametrize("data", [None, [], {}, {"format": "other"}, {"format": "rnn-conformance-case-1"}])
 def test_json_that_is_no_case_is_refused(data: object) -> None:
     """Anything else than a case of this format has one clear message."""
-    with pytest.raises(CaseError, match="not a case|lacks a field"):
+    with pytest.raises(CaseError, match=r"not a case|lacks a field"):
         case_from_json(data)
 
 

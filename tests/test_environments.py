@@ -1,11 +1,10 @@
-"""Managed environments: requirements, pip's settings, and real, tiny environments made without a network."""
+"""Interpreters, requirements, and real, tiny environments made without a network."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,21 +15,20 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from conformance import environments
+from conformance import environments, installer
 from conformance.environments import (
     Interpreter,
-    PipSettings,
     cache_root,
     current,
     from_path,
     installed_version,
     list_environments,
     managed,
-    pip_settings,
     prune,
     requirements_for,
 )
 from conformance.errors import EnvironmentUnavailable, SpecError
+from conformance.installer import PipSettings, pip_settings
 
 PINS = (
     "mlx[cpu]==0.31.1 ; sys_platform == 'linux'",
@@ -38,8 +36,7 @@ PINS = (
     "numpy>=2,<3",
 )
 
-
-ask_pip = environments._pip_config
+ask_pip = installer._pip_config
 
 
 def write_wheel(folder: Path, name: str, version: str, body: str) -> Path:
@@ -89,9 +86,15 @@ def settings_in_variables() -> str:
     return "".join(f":env:.{name[4:].lower().replace('_', '-')}={value!r}\n" for name, value in named)
 
 
+@pytest.fixture(scope="module")
+def uv_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """uv's cache of this module: tests share what uv knows of the interpreter."""
+    return tmp_path_factory.mktemp("uv")
+
+
 @pytest.fixture
-def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with `tiny` 1.0 and 2.0, all that pip may see; the caches are empty."""
+def wheels(tmp_path: Path, uv_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with `tiny` 1.0 and 2.0, all that pip may see; there are no environments yet."""
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
         monkeypatch.delenv(name)
     folder = tmp_path / "wheels"
@@ -101,10 +104,10 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(uv_cache))
     monkeypatch.setenv("RNN_CONFORMANCE_CACHE", str(tmp_path / "cache"))
-    # What pip prints for variables, without the time that pip takes; processes that tests start ask pip itself.
-    monkeypatch.setattr(environments, "_pip_config", settings_in_variables)
+    # What pip prints for variables, without the time that pip takes.
+    monkeypatch.setattr(installer, "_pip_config", settings_in_variables)
     return folder
 
 
@@ -191,132 +194,6 @@ def test_version_and_source_exclude_each_other(tmp_path: Path) -> None:
         requirements_for(["mlx"], distribution="mlx", version="1", source=tmp_path)
 
 
-# --- pip's settings ---
-
-
-def test_settings_follow_pips_precedence() -> None:
-    """Variables beat the command's section, which beats the global one; empty values beat nothing."""
-    listing = """\
-global.index-url='https://global/simple'
-install.index_url='https://install/simple'
-global.retries='2'
-:env:.retries=''
-global.timeout='5'
-:env:.timeout='7.5'
-download.no-index='yes'
-a warning that is no setting
-"""
-    assert pip_settings(listing) == PipSettings(index="https://install/simple", retries=2, timeout_s=8)
-
-
-def test_settings_with_several_values_are_split() -> None:
-    """Values are separated, as pip does it, by any white space, line breaks included."""
-    settings = pip_settings("global.extra-index-url='\\nhttps://a/simple\\nfile:///b'\nglobal.find-links='/x /y'\n")
-    assert settings.extra_indexes == ("https://a/simple", "file:///b")
-    assert settings.find_links == ("/x", "/y")
-
-
-def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's folder is not the one that uv runs in."""
-    monkeypatch.chdir(tmp_path)
-    settings = pip_settings(":env:.find-links='wheels https://x/wheels'\n:env:.cert='ca.pem'\n")
-    assert settings.find_links == (str(tmp_path / "wheels"), "https://x/wheels")
-    assert settings.cert == str(tmp_path / "ca.pem")
-
-
-@pytest.mark.parametrize("line", [":env:.no-index='perhaps'", "global.timeout='soon'"])
-def test_unreadable_settings_are_told(line: str) -> None:
-    """What pip refuses is refused here, too."""
-    with pytest.raises(EnvironmentUnavailable, match="cannot be read"):
-        pip_settings(line)
-
-
-def test_the_higher_ranking_file_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pip lists a key once per file, ordered by path, pip is asked which value holds."""
-    said = {
-        ("config", "list"): "global.cert='/site.pem'\nglobal.cert='/user.pem'\nglobal.pre='1'\n",
-        ("config", "get", "global.cert"): "/site.pem\n",
-    }
-    monkeypatch.setattr(environments, "_pip", lambda *arguments: said[arguments])
-    assert pip_settings(environments._pip_config()) == PipSettings(cert="/site.pem", pre=True)
-
-
-@pytest.mark.usefixtures("wheels")
-def test_pip_prints_what_its_stand_in_prints() -> None:
-    """The other tests may go without pip, because it would say the same."""
-    assert pip_settings(ask_pip()) == pip_settings(settings_in_variables()) != PipSettings()
-
-
-def test_settings_reach_uv(tmp_path: Path) -> None:
-    """Each setting has its word in uv; URLs, which may hold passwords, are no arguments."""
-    arguments, variables = environments._for_uv(
-        PipSettings(
-            index="https://me:secret@index/simple",
-            extra_indexes=("https://a/simple", "https://b/simple"),
-            find_links=("/x",),
-            no_index=True,
-            trusted_hosts=("a",),
-            cert=str(tmp_path / "ca.pem"),
-            client_cert="/client.pem",
-            proxy="http://proxy",
-            constraints=("/c.txt",),
-            pre=True,
-            timeout_s=7,
-            retries=0,
-        )
-    )
-    assert " ".join(arguments) == (
-        "--index-strategy unsafe-best-match --no-index --prerelease allow "
-        "--find-links /x --allow-insecure-host a --constraints /c.txt"
-    )
-    assert variables == {
-        "UV_DEFAULT_INDEX": "https://me:secret@index/simple",
-        "UV_INDEX": "https://a/simple https://b/simple",
-        "SSL_CERT_FILE": str(tmp_path / "ca.pem"),
-        "SSL_CLIENT_CERT": "/client.pem",
-        "UV_HTTP_TIMEOUT": "7",
-        "UV_HTTP_RETRIES": "0",
-        **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://proxy"),
-    }
-
-
-# --- Failures in words ---
-
-
-@pytest.mark.parametrize(
-    ("said", "what"),
-    [
-        pytest.param("Because there is no\n   version of tiny==9 and", "No such release", id="release-wrapped"),
-        pytest.param("tiny==9 has no wheels with a matching platform tag", "No such release", id="platform"),
-        pytest.param("Failed to fetch: `x`\n dns error", "Nothing can be downloaded", id="network"),
-        pytest.param("invalid peer certificate: UnknownIssuer", "not trusted", id="certificate"),
-        pytest.param("Failed to build `x`\n error sending request", "Nothing can be downloaded", id="build-network"),
-        pytest.param("Failed to build `x`\n CMake Error", "does not build", id="build"),
-        pytest.param("No solution found: a needs b<1, you require b==2", "exclude each other", id="conflict"),
-        pytest.param("No space left on device (os error 28)", "disk is full", id="disk"),
-        pytest.param("something new", "uv failed", id="unknown"),
-    ],
-)
-def test_failures_are_told_apart(said: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What uv says becomes what the user can do; the cause counts, not its effect."""
-    monkeypatch.delenv("UV_OFFLINE", raising=False)
-    error = environments._explained(said, ["tiny==9"], got=said)
-    assert what in error.what
-    assert "tiny==9" in error.what
-
-
-def test_offline_is_not_called_a_missing_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to stay offline, uv says "no version of" a release that it has not cached."""
-    monkeypatch.setenv("UV_OFFLINE", "1")
-    error = environments._explained("there is no version of tiny==1.0", ["tiny==1.0"], got="")
-    assert "offline" in error.what
-
-
-def test_passwords_are_not_repeated() -> None:
-    """An index's password stays out of messages."""
-    assert environments._without_passwords("at https://me:secret@index/x") == "at https://****@index/x"
-
-
 # --- Beside the harness, or by path ---
 
 
@@ -371,7 +248,7 @@ def test_folder_without_interpreter_is_told(tmp_path: Path) -> None:
         from_path(tmp_path)
 
 
-# --- Managed environments ---
+# --- Managed environments, what takes long last ---
 
 
 def test_cache_root_follows_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,56 +294,12 @@ def test_complete_environment_needs_nothing_else(wheels: Path, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("wheels")
-def test_environment_without_its_interpreter_is_remade() -> None:
-    """When the base interpreter went away, the environment does not count as complete."""
-    made = managed("tiny", ["tiny==1.0"])
-    made.python.unlink()
-    made.python.symlink_to(made.python.with_name("gone"))
-    assert run(managed("tiny", ["tiny==1.0"]), "import tiny; print(tiny.VERSION)") == "1.0"
-
-
-@pytest.mark.usefixtures("wheels")
 def test_missing_release_is_told() -> None:
     """The message names the release and repeats uv; nothing stays behind."""
     with pytest.raises(EnvironmentUnavailable, match=r"No such release; not installed: tiny==9\.0") as caught:
         managed("tiny", ["tiny==9.0"])
     assert "no version of tiny==9.0" in caught.value.got
     assert entries() == []
-
-
-@pytest.mark.usefixtures("wheels")
-def test_closed_index_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing answers, the message is about downloading, not about releases."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    with pytest.raises(EnvironmentUnavailable, match="Nothing can be downloaded"):
-        managed("tiny", ["tiny==1.0"])
-    assert entries() == []
-
-
-def test_find_links_that_are_not_there_are_passed_over(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Like pip, we warn and go on; uv would fail."""
-    monkeypatch.setenv("PIP_FIND_LINKS", f"{wheels} {wheels / 'gone'}")
-    told: list[str] = []
-    managed("tiny", ["tiny==1.0"], progress=told.append)
-    assert "passed over" in told[0]
-
-
-@pytest.mark.usefixtures("wheels")
-def test_missing_uv_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without uv, the message says what to install."""
-
-    def gone() -> str:
-        raise FileNotFoundError("no uv in any of these places")
-
-    monkeypatch.setattr("uv.find_uv_bin", gone)
-    with pytest.raises(EnvironmentUnavailable, match="uv is needed") as caught:
-        managed("tiny", ["tiny==1.0"])
-    assert "pip install uv" in caught.value.hint
 
 
 def test_cache_that_cannot_be_written_is_told(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,10 +313,102 @@ def test_cache_that_cannot_be_written_is_told(wheels: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("wheels")
+def test_waiting_has_an_end() -> None:
+    """A lock that is never released ends in a message, and the wait was announced."""
+    root = cache_root() / "environments"
+    root.mkdir(parents=True)
+    told: list[str] = []
+    with (
+        FileLock(root / f"{environments._key('tiny', ['tiny==1.0'])}.lock"),
+        pytest.raises(EnvironmentUnavailable, match="Another process has not finished"),
+    ):
+        managed("tiny", ["tiny==1.0"], progress=told.append, wait_s=0.1)
+    assert [line.split()[0] for line in told] == ["waiting"]
+
+
+def test_vanished_source_is_told(wheels: Path) -> None:
+    """A wheel that went away between naming and use has its message."""
+    wheel = write_wheel(wheels, "tiny", "3.0", "")
+    lines = requirements_for(["tiny"], distribution="tiny", source=wheel)
+    wheel.unlink()
+    with pytest.raises(EnvironmentUnavailable, match="cannot be read"):
+        managed("tiny", lines)
+
+
+@pytest.mark.usefixtures("wheels")
+def test_listing_tells_what_came() -> None:
+    """Each complete environment is listed with its request, its packages and its size."""
+    assert list_environments() == []
+    made = managed("tiny", ["tiny"])
+    (listed,) = list_environments()
+    assert (listed.name, listed.requirements, listed.packages) == ("tiny", ("tiny",), {"tiny": "2.0"})
+    assert listed.path == made.location
+    assert listed.python == ".".join(map(str, sys.version_info[:3]))
+    assert listed.created <= listed.used
+    assert listed.bytes > 1000
+    assert json.loads((listed.path / "complete.json").read_text())["packages"] == {"tiny": "2.0"}
+
+
+@pytest.mark.usefixtures("wheels")
+def test_pruning_by_name_and_by_use() -> None:
+    """Only what is named, or what was not used for so long, is removed; then everything is."""
+    for name in ("a", "b", "c"):
+        folder = cache_root() / "environments" / f"{name}-1"
+        folder.mkdir(parents=True)
+        facts = {"name": name, "requirements": ["tiny"], "packages": {}, "python": "3.11.0", "created": "2025-01-01"}
+        (folder / "complete.json").write_text(json.dumps(facts))
+    assert [one.name for one in prune(["b"])] == ["b"]
+    (old,) = (one for one in list_environments() if one.name == "a")
+    os.utime(old.path / "complete.json", (time.time() - 7200,) * 2)
+    assert [one.name for one in prune(unused_for=timedelta(hours=1))] == ["a"]
+    assert [one.name for one in prune()] == ["c"]
+    assert entries() == []
+
+
+@pytest.mark.usefixtures("wheels")
+def test_use_is_noted() -> None:
+    """Handing an environment out protects it from being pruned as unused."""
+    made = managed("tiny", ["tiny"])
+    assert made.location is not None
+    os.utime(made.location / "complete.json", (0, 0))
+    managed("tiny", ["tiny"])
+    assert prune(unused_for=timedelta(hours=1)) == []
+
+
+@pytest.mark.usefixtures("wheels")
+def test_pruning_leaves_what_another_process_makes() -> None:
+    """Partial folders and folders without facts go when they are stale, and stay while their lock is held."""
+    root = cache_root() / "environments"
+    for name in ("busy-1.x.partial", "stale-1.x.partial", "broken-1"):
+        (root / name).mkdir(parents=True)
+    with FileLock(root / "busy-1.lock"):
+        assert prune() == []
+        assert entries() == ["busy-1.x.partial"]
+    prune()
+    assert entries() == []
+
+
+@pytest.mark.usefixtures("wheels")
+def test_environment_without_its_interpreter_is_remade() -> None:
+    """When the base interpreter went away, the environment does not count as complete."""
+    made = managed("tiny", ["tiny==1.0"])
+    made.python.unlink()
+    made.python.symlink_to(made.python.with_name("gone"))
+    assert run(managed("tiny", ["tiny==1.0"]), "import tiny; print(tiny.VERSION)") == "1.0"
+
+
+@pytest.mark.usefixtures("wheels")
+def test_pip_prints_what_its_stand_in_prints() -> None:
+    """The other tests may go without pip, because it would say the same."""
+    assert pip_settings(ask_pip()) == pip_settings(settings_in_variables()) != PipSettings()
+
+
+@pytest.mark.usefixtures("wheels")
 def test_killed_build_is_cleared_and_repeated() -> None:
     """A process killed halfway leaves a partial folder: no environment, and gone at the next call."""
     code = (
-        "import os, signal; from conformance.environments import managed\n"
+        "import os, signal; from conformance import installer; from conformance.environments import managed\n"
+        "installer._pip_config = str\n"
         "def die(line):\n"
         "    if line.startswith('installing'): os.kill(os.getpid(), signal.SIGKILL)\n"
         "managed('tiny', ['tiny==1.0'], progress=die)"
@@ -500,39 +425,26 @@ def test_killed_build_is_cleared_and_repeated() -> None:
 
 @pytest.mark.usefixtures("wheels")
 def test_two_processes_make_one_environment() -> None:
-    """Both ask while the lock is held; then one makes it, and the other uses it."""
-    location = managed("tiny", ["tiny==1.0"]).location
-    assert location is not None
-    prune()
+    """Another process that asks while we make the environment says so, waits, and uses ours."""
     code = (
         "import functools; from conformance.environments import managed\n"
         "tell = functools.partial(print, flush=True)\n"
         "tell('got', managed('tiny', ['tiny==1.0'], progress=tell).location)"
     )
-    with FileLock(location.with_name(f"{location.name}.lock")):
-        asking = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        for process in asking:
-            assert process.stdout is not None
-            assert process.stdout.readline().startswith("waiting for another process")
-    said = [process.communicate(timeout=20)[0].splitlines() for process in asking]
-    assert [lines[-1] for lines in said] == [f"got {location}"] * 2
-    assert sum(line.startswith("making") for lines in said for line in lines) == 1
-    assert entries() == [location.name]
+    asking: list[subprocess.Popen[str]] = []
+    said: list[str] = []
 
+    def progress(line: str) -> None:
+        if line.startswith("installing"):
+            asking.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True))
+            assert asking[0].stdout is not None
+            said.append(asking[0].stdout.readline())
 
-@pytest.mark.usefixtures("wheels")
-def test_waiting_has_an_end() -> None:
-    """A lock that is never released ends in a message, and the wait was announced."""
-    location = managed("tiny", ["tiny==1.0"]).location
+    location = managed("tiny", ["tiny==1.0"], progress=progress).location
     assert location is not None
-    prune()
-    told: list[str] = []
-    with (
-        FileLock(location.with_name(f"{location.name}.lock")),
-        pytest.raises(EnvironmentUnavailable, match="Another process has not finished"),
-    ):
-        managed("tiny", ["tiny==1.0"], progress=told.append, wait_s=0.1)
-    assert [line.split()[0] for line in told] == ["waiting"]
+    said += asking[0].communicate(timeout=20)[0].splitlines()
+    assert said == [f"waiting for another process that is making {location.name}\n", f"got {location}"]
+    assert entries() == [location.name]
 
 
 def test_changed_wheel_makes_another_environment(wheels: Path) -> None:
@@ -563,62 +475,3 @@ def test_checkout_is_rebuilt_when_edited(tmp_path: Path, ignored: str | None, pr
     after = managed("tiny", lines)
     assert run(before, "import tiny; print(tiny.VERSION)") == "before"
     assert run(after, "import tiny; print(tiny.VERSION)") == "after edit"
-
-
-def test_vanished_source_is_told(wheels: Path) -> None:
-    """A wheel that went away between naming and use has its message."""
-    wheel = write_wheel(wheels, "tiny", "3.0", "")
-    lines = requirements_for(["tiny"], distribution="tiny", source=wheel)
-    wheel.unlink()
-    with pytest.raises(EnvironmentUnavailable, match="cannot be read"):
-        managed("tiny", lines)
-
-
-@pytest.mark.usefixtures("wheels")
-def test_listing_tells_what_came() -> None:
-    """Each complete environment is listed with its request, its packages and its size."""
-    assert list_environments() == []
-    made = managed("tiny", ["tiny"])
-    (listed,) = list_environments()
-    assert (listed.name, listed.requirements, listed.packages) == ("tiny", ("tiny",), {"tiny": "2.0"})
-    assert listed.path == made.location
-    assert listed.python == ".".join(map(str, sys.version_info[:3]))
-    assert listed.created <= listed.used
-    assert listed.bytes > 1000
-    assert json.loads((listed.path / "complete.json").read_text())["packages"] == {"tiny": "2.0"}
-
-
-@pytest.mark.usefixtures("wheels")
-def test_pruning_by_name_and_by_use() -> None:
-    """Only what is named, or what was not used for so long, is removed; then everything is."""
-    for name, pin in (("a", "tiny==1.0"), ("b", "tiny==2.0"), ("c", "tiny")):
-        managed(name, [pin])
-    assert [one.name for one in prune(["b"])] == ["b"]
-    (old,) = (one for one in list_environments() if one.name == "a")
-    os.utime(old.path / "complete.json", (time.time() - 7200,) * 2)
-    assert [one.name for one in prune(unused_for=timedelta(hours=1))] == ["a"]
-    assert [one.name for one in prune()] == ["c"]
-    assert entries() == []
-
-
-@pytest.mark.usefixtures("wheels")
-def test_use_is_noted() -> None:
-    """Handing an environment out protects it from being pruned as unused."""
-    made = managed("tiny", ["tiny"])
-    assert made.location is not None
-    os.utime(made.location / "complete.json", (0, 0))
-    managed("tiny", ["tiny"])
-    assert prune(unused_for=timedelta(hours=1)) == []
-
-
-@pytest.mark.usefixtures("wheels")
-def test_pruning_leaves_what_another_process_makes() -> None:
-    """Partial folders and folders without facts go when they are stale, and stay while their lock is held."""
-    root = cache_root() / "environments"
-    for name in ("busy-1.x.partial", "stale-1.x.partial", "broken-1"):
-        (root / name).mkdir(parents=True)
-    with FileLock(root / "busy-1.lock"):
-        assert prune() == []
-        assert entries() == ["busy-1.x.partial"]
-    prune()
-    assert entries() == []

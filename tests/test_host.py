@@ -51,7 +51,7 @@ class Watched:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.host.__exit__(None, None, None)
+        self.host.close()
 
 
 @pytest.mark.parametrize("batched", [True, False])

@@ -75,7 +75,7 @@ def the_case(
     generator = np.random.default_rng(seed)
     entry = REQUIREMENTS[requirement]
     sizes = {"D": 3, "H": 4}
-    return make_case(
+    case = make_case(
         cell=entry.cell,
         dtype=dtype,
         parameters={
@@ -86,7 +86,8 @@ def the_case(
         initial=entry.initial,
         h0=generator.uniform(-1, 1, size=(2, 4)).round(3),
         origin=f"generic, seed {seed}",
-    ).zeroed(zeroed)
+    )
+    return case.zeroed(zeroed) if zeroed else case
 
 
 def observe(case: Case, fault: str | None) -> Observed:
@@ -583,6 +584,20 @@ def test_an_incomplete_record_says_so(show: Callable[[Record], str]) -> None:
     assert "agrees with the reference" not in headline(record)
 
 
+def test_a_divergence_in_a_check_that_was_not_finished_is_a_divergence() -> None:
+    """A run that breaks off after a diverging trial cannot pass for one in which nothing diverged."""
+    draft = Draft()
+    draft.judged(draft.candidate(MLX), NONE, fault="drop_rbhn_t0")
+    draft.findings = []
+    record = draft.record(problem="incomplete: the run did not come to its end")
+    assert headline(record).startswith("1 of 1 candidate diverges: mlx:none==0.31.1 behaves like drop_rbhn_t0")
+    assert exit_code(record) == 1
+    parsed = page(record)
+    assert "the check was not finished" in parsed.text
+    assert "the run did not come to its end" in parsed.text
+    assert "no finding for mlx:none==0.31.1" in parsed.text
+
+
 def test_a_whole_record_has_no_banner() -> None:
     """The warning stands out because it is absent otherwise."""
     assert "Do not read this as a full answer" not in page(one(AGREES)).text
@@ -657,7 +672,7 @@ def test_many_findings_stay_readable() -> None:
         msgspec.structs.replace(shown, candidate=f"c{i % 50}:x", requirement=f"clause_{i // 50}") for i in range(2500)
     ]
     draft.candidates = [f"c{i}:x" for i in range(50)]
-    draft.findings = copies
+    draft.findings, draft.trials = copies, []
     html = render_html(draft.record())
     assert len(html.encode()) < 20_000_000
     assert html.count("Shown in short") == 2440
@@ -916,4 +931,15 @@ def test_the_version_is_what_the_worker_says() -> None:
     shown = printed(typical(), width=200)
     assert re.search(r"mlx:none==0.31.1 +0.31.1 +diverges", shown)
     assert re.search(r"flax-nnx:lax-scan +0.12.8 ", shown)
-    assert "9.9 asked for" in shown
+    assert "asked: 9.9" in shown
+
+
+def test_the_summary_of_agreement_counts_what_is_ruled_out() -> None:
+    """The least that any check rules out is told, never the most."""
+    draft = Draft()
+    name = draft.candidate("a:x")
+    draft.found(name, AGREES)
+    finding = msgspec.structs.replace(draft.findings[0], visible=("drop_bhn", "drop_bhr"))
+    draft.findings = [finding]
+    assert "1 of 2 visible faults ruled out; largest share of the bound 0.43; 1 trial" in printed(draft.record(), 200)
+    assert "drop_bhr" in page(draft.record()).text

@@ -69,9 +69,7 @@ def run(case: WorkerCase) -> Result:
     if case.parameters["b_hn"].any():
         raise ValueError("flax.nnx.GRUCell has no place for b_hn, and it is not zero")
     dtype = jnp.dtype(case.dtype)
-    weights = {
-        name: {"kernel": assemble(recipe, case.parameters).T.astype(dtype)} for name, recipe in KERNELS.items()
-    }
+    weights = {name: {"kernel": assemble(recipe, case.parameters).T.astype(dtype)} for name, recipe in KERNELS.items()}
     for name, recipe in BIASES.items():
         weights[name]["bias"] = assemble(recipe, case.parameters).astype(dtype)
     x = np.moveaxis(case.x, -2, 0).astype(dtype)

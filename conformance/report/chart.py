@@ -68,7 +68,8 @@ def step_chart(rows: Sequence[StepRow], first: int) -> Chart | None:
     floor = HEIGHT - BOTTOM
     edge = series[0].path.replace("M", "L", 1)
     shade = f"M{_r(across(rows[0].step))},{floor}{edge}L{_r(across(rows[-1].step))},{floor}Z"
-    chosen = sorted({rows[round(i * (len(rows) - 1) / 7)].step for i in range(8)})
+    every = _whole((rows[-1].step - rows[0].step) / 8)
+    chosen = [row.step for row in rows if row.step % every == 0]
     return Chart(
         series=series,
         shade=shade if len(rows) > 1 else "",
@@ -82,6 +83,14 @@ def _series(kind: str, points: list[tuple[float, float]]) -> Series:
     rounded = [(_r(x), _r(y)) for x, y in points]
     path = "".join(f"{'L' if index else 'M'}{x},{y}" for index, (x, y) in enumerate(rounded))
     return Series(kind=kind, path=path, points=tuple(rounded) if len(rounded) <= _MARKED else ())
+
+
+def _whole(least: float) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`."""
+    size = 1
+    while size * 5 < least:
+        size *= 10
+    return next(size * factor for factor in (1, 2, 5) if size * factor >= least)
 
 
 def _horizontal(steps: Sequence[int]) -> Callable[[int], float]:

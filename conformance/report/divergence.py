@@ -71,6 +71,7 @@ def make_divergence(
     known: dict[str, FaultText],
     trials: Sequence[Trial],
     full: bool,
+    finished: bool,
 ) -> Divergence:
     """The view of one diverging finding; known: the described faults of its cell by name."""
     evidence = verdict.evidence
@@ -94,7 +95,7 @@ def make_divergence(
         expected=expected,
         observed=observed,
         place=place_text(evidence),
-        seen_on=_seen_on(finding, evidence, trials),
+        seen_on=_seen_on(finding, evidence, trials) + ("" if finished else "; the check was not finished"),
         full=full,
         reading=_reading(ranked, verdict),
         chart=step_chart(evidence.steps, evidence.first[1]) if full else None,
@@ -126,7 +127,7 @@ def _seen_on(finding: Finding, evidence: Evidence, trials: Sequence[Trial]) -> s
         case trial:
             batch, time, features, hidden = trial.case.shape
             size = f"B={batch}, T={time}, D={features}, H={hidden}"
-            return f"{told}; the figures below are of {label(trial.case.origin)} ({size})"
+            return f"{told}; the figures are those of {label(trial.case.origin)} ({size})"
 
 
 def _evidence(trial: Trial) -> Evidence | None:

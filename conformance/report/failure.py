@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 import numpy as np
@@ -13,11 +14,15 @@ from conformance.requirement import REQUIREMENTS
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
 
-def failure_message(finding: Finding) -> str:
-    """What diverges, how, since when, on which minimal case, and how to see it again."""
+def failure_message(finding: Finding, facts: Mapping[str, str]) -> str:
+    """What diverges, how, since when, on which minimal case, and how to see it again.
+
+    facts: what the worker told about its framework and device.
+    """
     requirement = REQUIREMENTS[finding.requirement]
     head = f"{finding.candidate}, {finding.dtype}: {finding.requirement}"
-    lines = [f"{head} {_word(finding.verdict)}", f"  required: {requirement.statement}"]
+    tested = ", ".join(f"{name} {value}" for name, value in facts.items()) or "the worker never came up"
+    lines = [f"{head} {_word(finding.verdict)}", f"  tested: {tested}", f"  required: {requirement.statement}"]
     lines += _explained(finding.verdict, requirement.cell)
     if finding.example is not None:
         lines += _minimal(finding.example)

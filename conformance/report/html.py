@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -51,7 +52,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"num": _num, "exactly": _exactly, "share": _share, "block": block}
+    environment.filters |= {"num": _num, "exactly": _exactly, "share": _share, "block": block, "breakable": _breakable}
     return environment
 
 
@@ -81,6 +82,12 @@ def _exactly(text: str, value: float | None) -> Markup:
 def _share(value: float | None) -> Markup:
     """A residual as a multiple of its bound."""
     return Markup('<data value="{}">{}</data>').format(exact(value), share(value))
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken where a reader would break it."""
+    pieces = re.split(r"(?<=[_:=@/-])(?=[^_:=@/-])", visible(name))
+    return Markup("<wbr>").join(pieces)
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
-from conformance.record import CandidateLine, FaultEntry, Finding, Record
+from conformance.record import CandidateLine, FaultEntry, Finding, Record, Trial
 from conformance.report.wording import count, label, listed
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
@@ -28,7 +28,7 @@ ORDER: Final[tuple[Outcome, ...]] = (
 )
 """Worst first; "untested" is a candidate without any finding."""
 
-NOT_IN_CATALOGUE: Final = "none of the catalogue"
+NOT_IN_CATALOGUE: Final = "none of the catalogue's faults"
 Core: TypeAlias = Agrees | Diverges | Inconclusive | Broken | Unsupported | None
 
 
@@ -75,21 +75,51 @@ def outcome_of(verdict: Verdict) -> Outcome:
             assert_never(inner)
 
 
-def overall(findings: Iterable[Finding]) -> Outcome:
+def overall(own: Iterable[Finding]) -> Outcome:
     """The worst outcome of some findings; what is declared unsupported counts only when there is nothing else."""
-    seen = {outcome_of(finding.verdict) for finding in findings}
+    seen = {outcome_of(finding.verdict) for finding in own}
     return next((outcome for outcome in ORDER if outcome in seen), "untested")
+
+
+def findings(record: Record) -> tuple[Finding, ...]:
+    """The record's findings, and what its trials already show about checks that were not finished.
+
+    A run that breaks off may have seen a divergence without coming to the finding; no later trial of that check
+    could have taken it back.
+    """
+    done = {(finding.candidate, finding.requirement, finding.dtype) for finding in record.findings}
+    unfinished: dict[tuple[str, str, str], list[Trial]] = {}
+    for trial in record.trials:
+        key = (trial.candidate, trial.requirement, trial.dtype)
+        if key not in done:
+            unfinished.setdefault(key, []).append(trial)
+    return (*record.findings, *(finding for trials in unfinished.values() for finding in _so_far(trials)))
+
+
+def _so_far(trials: Sequence[Trial]) -> Iterable[Finding]:
+    verdicts = [verdict for trial in trials if isinstance(verdict := core(trial.verdict), Diverges)]
+    if verdicts:
+        worst = max(verdicts, key=lambda v: (v.evidence.finite, v.evidence.largest_difference or 0.0))
+        common = frozenset(worst.faults).intersection(*(v.faults for v in verdicts))
+        yield Finding(
+            candidate=trials[0].candidate,
+            requirement=trials[0].requirement,
+            dtype=trials[0].dtype,
+            verdict=Diverges(faults=tuple(sorted(common)), evidence=worst.evidence),
+            trials=len(trials),
+            seconds=sum(trial.seconds or 0.0 for trial in trials),
+        )
 
 
 def results(record: Record) -> tuple[Result, ...]:
     """One result per candidate, in the order of the header."""
     lines = {line.name: line for line in record.candidates}
-    findings: dict[str, list[Finding]] = {name: [] for name in record.header.candidates}
-    for finding in record.findings:
-        findings.setdefault(finding.candidate, []).append(finding)
+    by_name: dict[str, list[Finding]] = {name: [] for name in record.header.candidates}
+    for finding in findings(record):
+        by_name.setdefault(finding.candidate, []).append(finding)
     return tuple(
         Result(name=name, line=lines.get(name), findings=tuple(own), outcome=overall(own))
-        for name, own in findings.items()
+        for name, own in by_name.items()
     )
 
 
@@ -122,7 +152,8 @@ def gaps(record: Record) -> tuple[str, ...]:
         reasons.append(f"the record is {label(record.problem)}")
     if not compared(record):
         reasons.append("nothing was compared")
-    untested = [label(result.name) for result in results(record) if not result.findings]
+    seen = {finding.candidate for finding in record.findings}
+    untested = [label(result.name) for result in results(record) if result.name not in seen]
     if untested:
         reasons.append(f"no finding for {listed(untested, most=5)}")
     seen = {finding.requirement for finding in record.findings}
@@ -146,9 +177,9 @@ def fault_entry(record: Record, requirement: str, name: str) -> FaultEntry | Non
     return next((entry for entry in record.header.faults.get(cell, ()) if entry.name == name), None)
 
 
-def diverging(findings: Iterable[Finding]) -> tuple[tuple[Finding, Diverges], ...]:
+def diverging(own: Iterable[Finding]) -> tuple[tuple[Finding, Diverges], ...]:
     """The findings that diverge, each with its divergence."""
-    pairs = ((finding, core(finding.verdict)) for finding in findings)
+    pairs = ((finding, core(finding.verdict)) for finding in own)
     return tuple((finding, verdict) for finding, verdict in pairs if isinstance(verdict, Diverges))
 
 
@@ -157,13 +188,17 @@ def fault_names(verdict: Diverges) -> str:
     return listed([label(name) for name in verdict.faults], last="or", most=4) or NOT_IN_CATALOGUE
 
 
-def behaves_like(findings: Sequence[Finding]) -> str:
+def behaves_like(own: Sequence[Finding]) -> str:
     """The faults that explain all divergences of one candidate, or else each divergence in turn."""
-    verdicts = [verdict for _, verdict in diverging(findings)]
+    verdicts = [verdict for _, verdict in diverging(own)]
     common = set[str]().union(*(v.faults for v in verdicts)).intersection(*(v.faults for v in verdicts))
     if common:
         return listed([label(name) for name in sorted(common)], last="or", most=4)
-    return listed(list(dict.fromkeys(fault_names(v) for v in verdicts)), most=3)
+    named = listed(list(dict.fromkeys(fault_names(v) for v in verdicts if v.faults)), most=3)
+    if not named:
+        return NOT_IN_CATALOGUE
+    unnamed = not all(v.faults for v in verdicts)
+    return f"{named}, and elsewhere like {NOT_IN_CATALOGUE}" if unnamed else named
 
 
 _COUNTED: Final[dict[Outcome, tuple[str, str]]] = {

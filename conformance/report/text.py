@@ -52,9 +52,9 @@ def print_summary(record: Record, console: Console) -> None:
     """Print the table of candidates and a paragraph per divergence; the headline is left to the caller."""
     writer = _Writer(console)
     all_results = results(record)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("candidate", overflow="fold", min_width=10, max_width=28)
-    table.add_column("version", overflow="fold", max_width=14)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("candidate", overflow="fold", min_width=10, max_width=24)
+    table.add_column("version", overflow="fold", max_width=11)
     table.add_column("verdict", no_wrap=True)
     table.add_column("detail", overflow="fold", ratio=1)
     for result in all_results:
@@ -92,8 +92,11 @@ class _Writer:
             content = ascii(content)[1:-1]
         return Text(content, style=style)
 
-    def line(self, content: str, style: str = "") -> None:
-        self._console.print(self.text(content, style))
+    def line(self, content: str, style: str = "", *, indent: int = 0) -> None:
+        for piece in self.text(content, style).wrap(self._console, self._console.width - indent):
+            piece.rstrip()
+            piece.pad_left(indent)
+            self._console.print(piece)
 
     def unwrapped(self, content: str) -> None:
         """A line that the terminal may wrap, but nothing else does."""
@@ -132,14 +135,20 @@ def _detail(result: Result, own: Sequence[Finding]) -> str:
 
 def _diverges(own: Sequence[Finding]) -> str:
     pairs = diverging(own)
-    worst = max((v.evidence for _, v in pairs), key=lambda e: (e.finite, e.largest_difference or 0.0))
-    size = number(worst.largest_difference, 3)
+    first = min(v.evidence.first[1] for _, v in pairs)
+    size = number(_largest([v.evidence.largest_difference for _, v in pairs]), 3)
+    worst = share(_largest([v.evidence.share for _, v in pairs]))
     held = next((v for f in own if isinstance(v := f.verdict, Unrepresentable)), None)
     zero = "" if held is None else f"; with {listed([label(name) for name in held.parameters], most=4)} at zero"
     return (
-        f"{behaves_like(own)}; first at step {worst.first[1]}; largest difference {size}; "
-        f"{share(worst.share)} times its bound{zero}"
+        f"{behaves_like(own)}; first at step {first}; largest difference {size}; "
+        f"largest share of the bound {worst}{zero}"
     )
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    """The largest value; one that is not finite is larger than any."""
+    return None if None in values else max(value for value in values if value is not None)
 
 
 def _agrees(own: Sequence[Finding]) -> str:
@@ -147,21 +156,30 @@ def _agrees(own: Sequence[Finding]) -> str:
     ruled_out = {(len(v.excluded), len(v.excluded | set(f.visible))) for f, v in zip(own, verdicts, strict=True)}
     few, visible = min(ruled_out, key=lambda pair: (pair[0] - pair[1], pair[0]))
     trials = count(sum(f.trials for f in own), "trial")
-    each = " or more" if len(ruled_out) > 1 and few == visible else ""
-    return (
-        f"{few} of {count(visible, 'visible fault')}{each} ruled out; "
-        f"largest share of the bound {share(max(v.share for v in verdicts))}; {trials}"
-    )
+    told = f"{few} of {count(visible, 'visible fault')} ruled out"
+    if len(ruled_out) > 1:
+        told = f"every visible fault ruled out, {few} or more" if few == visible else f"on one check only {told}"
+    return f"{told}; largest share of the bound {share(max(v.share for v in verdicts))}; {trials}"
 
 
 def _unrepresentable(own: Sequence[Finding]) -> str:
-    told = []
+    """Parameters, owner and link, once for all checks that lack the same ones."""
+    alike: dict[tuple[str, str], list[Unrepresentable]] = {}
     for finding in own:
         if isinstance(verdict := finding.verdict, Unrepresentable):
             names = listed([label(name) for name in verdict.parameters], most=4)
-            link = f", {label(verdict.link)}" if verdict.link else ""
-            told.append(f"{names} (owner: {verdict.owner}{link}): {subspace_text(verdict)}")
-    return _first_of(told)
+            place = f"{verdict.owner}, {one_line(verdict.link)}" if verdict.link else verdict.owner
+            alike.setdefault((names, place), []).append(verdict)
+    return "; ".join(f"no place for {n} (owner: {p}); {_subspaces(v)}" for (n, p), v in alike.items())
+
+
+def _subspaces(verdicts: Sequence[Unrepresentable]) -> str:
+    """What was found with the parameters at zero: the least that is ruled out, or what else is told."""
+    told = list(dict.fromkeys(subspace_text(verdict) for verdict in verdicts))
+    amounts = [len(inner.excluded) for v in verdicts if isinstance(inner := v.subspace, Agrees) and inner.compared]
+    if len(told) == 1 or len(amounts) < len(verdicts):
+        return "; ".join(told)
+    return f"agrees where it can represent: {min(amounts)} or more faults ruled out"
 
 
 def _told_apart(own: Sequence[Finding]) -> str:
@@ -197,15 +215,15 @@ def _paragraph(record: Record, finding: Finding, verdict: Diverges, writer: _Wri
     expected, observed = apart(evidence.expected, evidence.observed)
     names = fault_names(verdict)
     entry = fault_entry(record, finding.requirement, names)
-    writer.line("")
+    writer.unwrapped("")
     writer.line(
         f"{label(finding.candidate)} diverges on {label(finding.requirement)} in {label(finding.dtype)}", "bold"
     )
-    writer.line(f"  {names}{'' if entry is None else f': {label(entry.statement)}'}")
+    writer.line(f"{names}{'' if entry is None else f': {label(entry.statement)}'}", indent=2)
     if entry is not None and entry.equation:
-        writer.line(f"  right: {label(entry.right)}")
-        writer.line(f"  wrong: {label(entry.equation)}")
-    writer.line(f"  first at {place_text(evidence)}:")
-    writer.line(f"  expected {expected}, observed {observed}, bound {number(evidence.bound, 3)}")
+        writer.line(f"right: {label(entry.right)}", indent=2)
+        writer.line(f"wrong: {label(entry.equation)}", indent=2)
+    writer.line(f"first at {place_text(evidence)}:", indent=2)
+    writer.line(f"expected {expected}, observed {observed}, bound {number(evidence.bound, 3)}", indent=2)
     if finding.example is not None and finding.example.command:
         writer.unwrapped(f"  see it again: {one_line(finding.example.command)}")

@@ -31,7 +31,10 @@ WORDS: Final[dict[Outcome, tuple[str, str]]] = {
     "broken": ("!", "no observation: the worker crashed, hung, raised or broke its contract"),
     "inconclusive": ("?", "nothing diverged, but nothing is shown either"),
     "untested": ("\N{MIDDLE DOT}", "the record holds no finding"),
-    "unrepresentable": ("\N{ALMOST EQUAL TO}", "agrees with the parameter at zero, having no place for it"),
+    "unrepresentable": (
+        "\N{ALMOST EQUAL TO}",
+        "has no place for a parameter; with it at zero, it agrees where it was tried",
+    ),
     "agrees": ("\N{CHECK MARK}", "inside the bound everywhere, where the listed faults would not have been"),
     "unsupported": ("\N{EN DASH}", "declared before the run: not offered"),
 }
@@ -127,6 +130,7 @@ class Page:
     sets: tuple[FaultSet, ...]
     catalogues: tuple[tuple[str, tuple[FaultText, ...]], ...]
     footer: str
+    unasked: str
     words: tuple[tuple[Outcome, str, str], ...]
 
 
@@ -189,7 +193,7 @@ class _Builder:
         common = self._common_facts()
         return Page(
             headline=headline(record),
-            outcome=overall(record.findings) if compared(record) else "untested",
+            outcome=overall(self.findings) if compared(record) else "untested",
             warnings=gaps(record),
             tested=self._tested(agreements),
             could_not=self._could_not(),
@@ -207,6 +211,7 @@ class _Builder:
             sets=tuple(self.sets.values()),
             catalogues=tuple((label(cell), tuple(known.values())) for cell, known in self.faults.items()),
             footer=self._footer(),
+            unasked="no finding" if record.problem else "not asked",
             words=tuple((outcome, *WORDS[outcome]) for outcome in WORDS),
         )
 
@@ -220,7 +225,7 @@ class _Builder:
         own = {} if line is None else {k: v for k, v in line.facts.items() if k not in common}
         cells = [
             tuple(
-                Mark(dtype=label(f.dtype), outcome=outcome_of(f.verdict), anchor=self.anchors[id(f)])
+                Mark(dtype=_dtype(f.dtype), outcome=outcome_of(f.verdict), anchor=self.anchors[id(f)])
                 for f in result.findings
                 if f.requirement == name
             )
@@ -301,6 +306,7 @@ class _Builder:
 
     def _divergences(self) -> Iterable[Divergence]:
         pairs = diverging(self.findings)
+        recorded = {id(finding) for finding in self.record.findings}
         # First one check of every candidate and fault set, then a second one of each, and so on.
         seen: dict[tuple[str, tuple[str, ...]], int] = {}
         turns = []
@@ -319,6 +325,7 @@ class _Builder:
                 known=self.known(finding.requirement),
                 trials=self.trials.get((finding.candidate, finding.requirement, finding.dtype), []),
                 full=place in full,
+                finished=id(finding) in recorded,
             )
 
     def _notes(self, section: Section) -> Iterable[Note]:
@@ -366,6 +373,11 @@ class _Builder:
         return f"Made from {label(self.record.path)} ({lines}, {label(state)}) and from nothing else."
 
 
+def _dtype(name: str) -> str:
+    """A dtype, or what stands in its place where a requirement is declared out in all of them."""
+    return "any dtype" if name == "any" else label(name)
+
+
 def _facts(facts: dict[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((label(name), label(fact)) for name, fact in sorted(facts.items()))
 
@@ -378,4 +390,4 @@ def version_of(result: Result) -> str:
         if facts.get(key):
             return label(facts[key])
     asked = result.name.partition("==")[2]
-    return f"{label(asked)} asked for" if asked else "unknown"
+    return f"asked: {label(asked)}" if asked else "unknown"

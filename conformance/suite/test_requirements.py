@@ -48,32 +48,46 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("rnn_group", groups, ids=ids)
     else:
         # One per requirement, so that whatever -k selects fails and says why.
-        metafunc.parametrize(
-            "rnn_group", [None] * len(REQUIREMENTS), ids=[f"{name}-nothing" for name in REQUIREMENTS]
-        )
+        metafunc.parametrize("rnn_group", [None] * len(REQUIREMENTS), ids=[f"{name}-nothing" for name in REQUIREMENTS])
+
+
+class Hosts:
+    """One worker per candidate for the whole session, and the facts each told."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, Host] = {}
+        self._facts: dict[str, dict[str, str]] = {}
+
+    def of(self, group: Group) -> Host:
+        """The candidate's worker."""
+        candidate = group.candidate
+        if candidate.name not in self._hosts:
+            interpreter = interpreter_of(candidate, print)
+            facts = self._facts.setdefault(candidate.name, {})
+            self._hosts[candidate.name] = Host(
+                candidate.adapter, candidate.variant, interpreter, incident=lambda _: None, ready=facts.update
+            )
+        return self._hosts[candidate.name]
+
+    def facts(self, group: Group) -> dict[str, str]:
+        """What the candidate's worker told about itself."""
+        return self._facts[group.candidate.name]
+
+    def close(self) -> None:
+        """End every worker."""
+        for host in self._hosts.values():
+            host.close()
 
 
 @pytest.fixture(scope="session")
-def rnn_hosts() -> Iterator[Callable[[Group], Host]]:
-    """One worker per candidate for the whole session."""
-    hosts: dict[str, Host] = {}
-
-    def host_of(group: Group) -> Host:
-        name = group.candidate.name
-        if name not in hosts:
-            interpreter = interpreter_of(group.candidate, print)
-            adapter, variant = group.candidate.adapter, group.candidate.variant
-            hosts[name] = Host(adapter, variant, interpreter, incident=lambda _: None, ready=lambda _: None)
-        return hosts[name]
-
-    yield host_of
-    for host in hosts.values():
-        host.__exit__(None, None, None)
+def rnn_hosts() -> Iterator[Hosts]:
+    """The session's workers."""
+    hosts = Hosts()
+    yield hosts
+    hosts.close()
 
 
-def test_requirement(
-    rnn_group: Group | None, rnn_hosts: Callable[[Group], Host], pytestconfig: pytest.Config
-) -> None:
+def test_requirement(rnn_group: Group | None, rnn_hosts: Hosts, pytestconfig: pytest.Config) -> None:
     """The candidate meets the requirement, and its cases could have told otherwise."""
     if rnn_group is None:
         pytest.fail(NOTHING_TO_TEST, pytrace=False)
@@ -84,12 +98,12 @@ def test_requirement(
         keep=_keeper(pytestconfig),
     )
     try:
-        finding = examine(rnn_group, rnn_hosts(rnn_group), settings, lambda _: None)
+        finding = examine(rnn_group, rnn_hosts.of(rnn_group), settings, lambda _: None)
     except ConformanceError as error:
         pytest.fail(str(error), pytrace=False)
     pytestconfig.stash[COMPARED] += finding.trials
     if not _met(finding.verdict):
-        pytest.fail(failure_message(finding), pytrace=False)
+        pytest.fail(failure_message(finding, rnn_hosts.facts(rnn_group)), pytrace=False)
 
 
 def _met(verdict: Verdict) -> bool:
@@ -107,11 +121,7 @@ def _met(verdict: Verdict) -> bool:
 def _folder(config: pytest.Config, name: str) -> Path:
     # Absent when the cache plugin is switched off (-p no:cacheprovider).
     cache = getattr(config, "cache", None)
-    return (
-        Path(cache.mkdir(f"rnn-conformance-{name}"))
-        if cache is not None
-        else config.rootpath / ".rnn-conformance"
-    )
+    return Path(cache.mkdir(f"rnn-conformance-{name}")) if cache is not None else config.rootpath / ".rnn-conformance"
 
 
 def _keeper(config: pytest.Config) -> Callable[[Group, Case], Path]:

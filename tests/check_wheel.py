@@ -1,0 +1,73 @@
+"""Build the wheel, install it beside real MLX releases, and type what its users type.
+
+Run by tox (`tox -e wheel`), not collected by pytest: it needs a package index. Checks that the wheel's only
+top-level package is ``conformance``; that ``pytest --pyargs conformance -k gru_hidden_none`` fails with the fault's
+name beside MLX 0.31.1 and passes beside 0.32.4; that it fails when no framework is installed beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Run every check; the exit code is the number of those that failed."""
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        wheel = built(folder)
+        with zipfile.ZipFile(wheel) as archive:
+            top = {name.split("/")[0] for name in archive.namelist()}
+        packages = {name for name in top if not name.endswith(".dist-info")}
+        if packages != {"conformance"}:
+            problems.append(f"top-level packages of the wheel: {sorted(packages)}, wanted only conformance")
+        for beside, code, words in (
+            ("mlx[cpu]==0.31.1", 1, ["drop_rbhn_t0", "mlx 0.31.1", "expected h =", "again: rnn-conformance run"]),
+            ("mlx[cpu]==0.32.4", 0, ["3 passed"]),
+            ("", 1, ["no candidate to test"]),
+        ):
+            problems += asked(folder, wheel, beside, code, words)
+    for problem in problems:
+        print(f"FAILED: {problem}")
+    print(f"{4 - len(problems)} passed, {len(problems)} failed")
+    return len(problems)
+
+
+def built(folder: Path) -> Path:
+    """The wheel of this checkout."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def asked(folder: Path, wheel: Path, beside: str, code: int, words: list[str]) -> list[str]:
+    """What is wrong with the answer of the suite beside this framework."""
+    environment = folder / f"beside-{beside or 'nothing'}"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    packages = [str(wheel), *([beside] if beside else [])]
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    elsewhere = folder / f"work-{beside or 'nothing'}"
+    elsewhere.mkdir()
+    command = [str(python), "-m", "pytest", "--pyargs", "conformance", "-k", "gru_hidden_none"]
+    done = subprocess.run(
+        command, cwd=elsewhere, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, check=False
+    )
+    print(f"beside {beside or 'nothing'}: exit code {done.returncode}; {done.stdout.strip().splitlines()[-1]}")
+    missing = [word for word in words if word not in done.stdout]
+    problems = [f"beside {beside or 'nothing'}: exit code {done.returncode}, wanted {code}\n{done.stdout}"]
+    if done.returncode == code:
+        problems = [f"beside {beside or 'nothing'}: no {missing} in\n{done.stdout}"] if missing else []
+    return problems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

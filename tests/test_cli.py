@@ -1,0 +1,212 @@
+"""The command line as a user types it: outcomes, exit codes, messages, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from conformance.cli import main
+from conformance.record import read_record
+from conformance.verdict import Agrees, Diverges
+
+WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a cache of its own."""
+    monkeypatch.setenv("RNN_CONFORMANCE_CACHE", str(tmp_path / "cache"))
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(main, arguments)
+
+
+def run(tmp_path: Path, *arguments: str) -> Result:
+    """``rnn-conformance run`` on the miniatures, few examples, output into tmp_path."""
+    fixed = ["--adapter", WRONG, "--output", str(tmp_path / "out"), "--examples", "5", "-k", "gru_hidden_none"]
+    return invoke("run", *arguments, *fixed)
+
+
+def only_record(tmp_path: Path) -> Path:
+    """The one record that was written."""
+    (path,) = (tmp_path / "out").glob("*.jsonl")
+    return path
+
+
+def test_an_agreeing_run_exits_with_0_and_says_where_its_files_are(tmp_path: Path) -> None:
+    """Record and report exist, are named on the last lines, and the record is whole."""
+    result = run(tmp_path, "wrong:good")
+    assert result.exit_code == 0, result.output
+    path = only_record(tmp_path)
+    assert result.output.splitlines()[-2:] == [f"record: {path}", f"report: {path.with_suffix('.html')}"]
+    assert read_record(path).problem == ""
+    assert "<html" in path.with_suffix(".html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("variant", "code", "words"),
+    [
+        ("drop_rbhn_t0", 1, ["diverges", "drop_rbhn_t0"]),
+        ("unknown", 1, ["diverges", "none of the catalogue"]),
+        ("nan", 1, ["diverges", "not finite"]),
+        ("no_b_hn", 0, ["unrepresentable", "b_hn", "upstream", "https://example.org/5594"]),
+        ("crash", 3, ["broken", "SIGABRT"]),
+        ("raises", 3, ["broken", "no such luck <b>"]),
+        ("path", 3, ["inconclusive", "shortcut"]),
+    ],
+)
+def test_every_outcome_has_its_exit_code_and_words(tmp_path: Path, variant: str, code: int, words: list[str]) -> None:
+    """Divergence is 1; what could not be told is 3; a declared gap with an agreeing rest is 0."""
+    result = run(tmp_path, f"wrong:{variant}")
+    flat = " ".join(result.output.replace("\n", " ").split())
+    squeezed = flat.replace(" ", "")
+    assert result.exit_code == code, result.output
+    for word in words:
+        assert word.replace(" ", "") in squeezed
+
+
+def test_divergence_outweighs_breakage_in_the_exit_code(tmp_path: Path) -> None:
+    """A crash beside a divergence does not hide it."""
+    assert run(tmp_path, "wrong:crash", "wrong:drop_rbhn_t0", "wrong:good").exit_code == 1
+
+
+def test_the_minimal_case_can_be_run_again(tmp_path: Path) -> None:
+    """The case file beside the record shows the divergence again, and agreement of a good cell."""
+    run(tmp_path, "wrong:drop_rbhn_t0")
+    record = read_record(only_record(tmp_path))
+    example = record.findings[0].example
+    assert example is not None
+    case_file = next((tmp_path / "out").glob("*-cases/*.json"))
+    assert str(case_file) in example.command
+    for variant, code, kind in (("drop_rbhn_t0", 1, Diverges), ("good", 0, Agrees)):
+        out = tmp_path / variant
+        fixed = ["--adapter", WRONG, "--output", str(out), "--case", str(case_file)]
+        result = invoke("run", f"wrong:{variant}", *fixed)
+        assert result.exit_code == code, result.output
+        (finding,) = read_record(next(out.glob("*.jsonl"))).findings
+        assert isinstance(finding.verdict, kind)
+        assert finding.trials == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "nothing:none"), ["unknown adapter", "mlx"]),
+        (("run", "mlx:nine"), ["no such variant", "none | zeros"]),
+        (("run", "mlx:none=0.31"), ["cannot read the candidate"]),
+        (("run", "-k", "gru_hiden"), ["no requirement matches", "gru_hidden_none"]),
+        (("run", "--adapter", "/nowhere"), ["cannot read an adapter's manifest", "/nowhere"]),
+        (("run", "--case", "/nowhere.json"), ["cannot read the case file"]),
+        (("run", "--dtype", "float8"), ["float8"]),
+        (("report", "/nowhere.jsonl"), ["cannot read the record"]),
+        (("env", "prune"), ["say what to remove"]),
+    ],
+)
+def test_bad_usage_exits_with_2_and_one_message(arguments: tuple[str, ...], words: list[str]) -> None:
+    """What, where, got, wanted; never a traceback."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.output
+
+
+def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
+    """A file in the way of the output folder is found before anything runs."""
+    (tmp_path / "file").write_text("in the way")
+    result = invoke("run", "wrong:good", "--adapter", WRONG, "--output", str(tmp_path / "file" / "out"))
+    assert result.exit_code == 2
+    assert "cannot write the record" in result.output
+
+
+def test_a_candidate_that_offers_nothing_selected_is_not_a_pass(tmp_path: Path) -> None:
+    """Nothing compared is exit code 3, and said."""
+    arguments = ("--adapter", WRONG, "--output", str(tmp_path), "-k", "gru_v1")
+    result = invoke("run", "wrong:good", *arguments)
+    assert result.exit_code == 3
+    assert "nothing was compared" in result.output.lower().replace("\n", " ")
+
+
+def test_report_renders_a_record_again(tmp_path: Path) -> None:
+    """`report` gives the same bytes and the same exit code as the run that wrote the record."""
+    assert run(tmp_path, "wrong:drop_rbhn_t0").exit_code == 1
+    path = only_record(tmp_path)
+    target = tmp_path / "again.html"
+    assert invoke("report", str(path), "--html", str(target)).exit_code == 1
+    assert target.read_bytes() == path.with_suffix(".html").read_bytes()
+
+
+def test_smoke_tells_a_healthy_adapter_from_a_broken_one() -> None:
+    """Wrong arithmetic passes smoke; a broken contract does not."""
+    assert invoke("smoke", "wrong:drop_rbhn_t0", "--adapter", WRONG).exit_code == 0
+    for variant in ("raises", "dtype", "path", "nan", "crash"):
+        result = invoke("smoke", f"wrong:{variant}", "--adapter", WRONG)
+        assert result.exit_code == 3, variant
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("adapters", ["mlx", "flax-nnx", "torch==2.13.0"]),
+        ("variants", ["mlx:none", "flax-nnx:lax-scan", "b_hn"]),
+        ("requirements", ["gru_hidden_none", "MUST", "3249"]),
+        ("faults", ["drop_rbhn_t0", "no_Wh"]),
+    ],
+)
+def test_list_shows_what_there_is(what: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of thing is listed."""
+    monkeypatch.setenv("COLUMNS", "300")
+    result = invoke("list", what)
+    assert result.exit_code == 0
+    for word in words:
+        assert word in result.output
+
+
+def test_schema_is_json() -> None:
+    """The published schema of a record's lines can be read by any tool."""
+    assert "$defs" in json.loads(invoke("schema").output)
+
+
+def test_env_list_says_when_there_is_nothing() -> None:
+    """An empty cache is no error."""
+    result = invoke("env", "list")
+    assert result.exit_code == 0
+    assert "no managed environments" in result.output
+
+
+def test_help_documents_the_exit_codes() -> None:
+    """`--help` is enough to use the command in a script."""
+    for arguments in (("--help",), ("run", "--help")):
+        text = invoke(*arguments).output
+        assert "Exit codes:" in text
+        assert "something diverges" in text
+
+
+def test_ctrl_c_leaves_a_readable_incomplete_record(tmp_path: Path) -> None:
+    """An interrupted run keeps what was done, says that it is incomplete, and exits with 3."""
+    command = [sys.executable, "-m", "conformance.cli", "run", "wrong:good", "wrong:hang", "--adapter", WRONG]
+    command += ["--output", str(tmp_path / "out"), "-k", "gru_hidden_none", "--examples", "3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        records = list((tmp_path / "out").glob("*.jsonl"))
+        if records and b'"type":"finding"' in records[0].read_bytes():
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 3, errors
+    record = read_record(only_record(tmp_path))
+    assert record.problem.startswith("incomplete")
+    assert [finding.candidate for finding in record.findings] == ["wrong:good"]
+    assert "incomplete" in output.lower() + errors.lower()

@@ -1,0 +1,119 @@
+"""The documents are true: commands are those that CI runs, the tutorial's adapter works, what they name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import conformance
+from conformance.cli import main
+from conformance.discover import find_adapters
+from conformance.faults import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "adapter-tutorial.md").read_text(encoding="utf-8")
+
+
+def shell_blocks(text: str) -> list[str]:
+    """The shell commands of a document."""
+    return [block.strip() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """The second of the README's two commands stands in .ci/run, word for word."""
+    _, test_command = shell_blocks(README)
+    assert test_command.endswith("tox")
+    assert test_command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_readme_has_no_placeholders() -> None:
+    """Nothing is left to fill in."""
+    assert "@@" not in README
+    assert "TODO" not in README
+
+
+@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/adapter-tutorial.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Every relative link and picture exists."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if not t.startswith("http")]
+    for target in targets:
+        assert ((ROOT / name).parent / target).exists(), target
+    assert targets or name != "README.md"
+
+
+def test_candidates_and_commands_in_the_readme_exist() -> None:
+    """Every adapter that a command names is shipped, and every subcommand is one."""
+    words = re.findall(r"rnn-conformance ([a-z]+)((?: [^\s`|]+)*)", README)
+    adapters = find_adapters()
+    assert {command for command, _ in words} <= set(main.commands)
+    named = [w.split(":")[0].split("==")[0] for _, rest in words for w in rest.split() if re.match(r"[a-z]", w)]
+    for adapter in {n for n in named if not n.startswith("gru")}:
+        assert adapter in adapters or adapter in ("adapters", "list", "prune"), adapter
+
+
+def test_faults_named_in_the_documents_exist() -> None:
+    """A fault that a document promises is in the catalogue."""
+    promised = {"drop_rbhn_t0", "swap_rz", "update_flip"}
+    assert promised <= set(CATALOGUE["gru"])
+    assert all(name in README + TUTORIAL for name in promised)
+    assert f"{len(CATALOGUE['gru'])} hypotheses; {len(CATALOGUE['gru_v1'])} for `gru_v1`" in (
+        ROOT / "CHANGELOG.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_the_changelog_knows_this_version() -> None:
+    """The version of the distribution has an entry."""
+    assert f"## {conformance.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def tutorial_adapter(folder: Path) -> Path:
+    """The tutorial's files, as it prints them."""
+    folder.mkdir()
+    files = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", TUTORIAL, re.DOTALL)
+    assert [name for name, _ in files] == ["adapter.toml", "adapter.py"]
+    for name, text in files:
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def run(folder: Path, out: Path) -> tuple[int, str]:
+    """Run the adapter; its exit code and the summary without spaces."""
+    arguments = ["run", "mine", "--adapter", str(folder), "--output", str(out), "--examples", "3", "--forget"]
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, "".join(result.output.split())
+
+
+def test_the_tutorials_adapter_is_healthy_and_agrees(tmp_path: Path) -> None:
+    """Copied from the page, it passes smoke and run."""
+    folder = tutorial_adapter(tmp_path / "mine")
+    assert CliRunner().invoke(main, ["smoke", "mine", "--adapter", str(folder)]).exit_code == 0
+    code, output = run(folder, tmp_path / "out")
+    assert code == 0, output
+
+
+_Z_FIRST = '["W_xz", "W_xr", "W_xn"],\n    "U": ["W_hz", "W_hr", "W_hn"],\n    "b": ["b_xz + b_hz", "b_xr + b_hr"'
+_R_FIRST = '["W_xr", "W_xz", "W_xn"],\n    "U": ["W_hr", "W_hz", "W_hn"],\n    "b": ["b_xr + b_hr", "b_xz + b_hz"'
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "fault"),
+    [
+        (_Z_FIRST, _R_FIRST, "swap_rz"),
+        ("h = (1 - z) * n + z * h", "h = (1 - z) * h + z * n", "update_flip"),
+    ],
+    ids=["swap_rz", "update_flip"],
+)
+def test_the_tutorials_mistakes_get_their_names(tmp_path: Path, right: str, wrong: str, fault: str) -> None:
+    """Each mistake that the page suggests to make is named as the page says."""
+    folder = tutorial_adapter(tmp_path / "mine")
+    code = (folder / "adapter.py").read_text(encoding="utf-8")
+    assert right in code
+    (folder / "adapter.py").write_text(code.replace(right, wrong), encoding="utf-8")
+    exit_code, output = run(folder, tmp_path / "out")
+    assert exit_code == 1
+    assert f"behaveslike{fault}" in output
