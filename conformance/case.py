@@ -94,6 +94,8 @@ class Case:
 
     def zeroed(self, names: tuple[str, ...]) -> Case:
         """The same case with the named parameters set to zero: its projection on a representable subspace."""
+        if not names:
+            return self
         zero = {name: np.zeros_like(self.parameters[name]) for name in names}
         return replace(
             self, parameters={**self.parameters, **zero}, origin=f"{self.origin} with {', '.join(names)} = 0"

@@ -22,7 +22,8 @@ from hypothesis.errors import Flaky
 from conformance.case import Case, case_to_json
 from conformance.cells import cell_named
 from conformance.compare import Observed
-from conformance.host import Host, Observation
+from conformance.errors import ConformanceError
+from conformance.host import Host, Interrupted, Observation
 from conformance.inputs import shipped_cases
 from conformance.judge import TrialVerdict, combine, judge, visible_faults
 from conformance.plan import Group
@@ -35,10 +36,6 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Verdict
 
 # After so many cases in a row without an observation the rest of a group is not tried.
 MAX_BROKEN_IN_A_ROW: Final = 3
-
-
-class Interrupted(Exception):
-    """The run was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +162,7 @@ class _Failure:
 
 def _only(state: _Examination, case: Case) -> _Failure | None:
     state.remaining = set(visible_faults(case.cell, case.initial, state.group.zeroed))
-    projected = case.zeroed(state.group.zeroed) if state.group.zeroed else case
+    projected = case.zeroed(state.group.zeroed)
     return _failure(projected, *state.trial(projected, "file"))
 
 
@@ -261,7 +258,15 @@ def slug(group: Group) -> str:
 def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
     case = failure.case
     truth = cell_named(case.cell).run(case)
-    path = None if chosen.keep is None else chosen.keep(group, case)
+    # A divergence must not be lost because its extras cannot be written.
+    try:
+        repro = render_repro(group.candidate.adapter, group.candidate.variant.name, case)
+    except ConformanceError as error:
+        repro = "".join(f"# {line}\n" for line in str(error).splitlines())
+    try:
+        path = None if chosen.keep is None else chosen.keep(group, case)
+    except OSError:
+        path = None
     command = f"rnn-conformance run '{group.candidate.name}' -k {group.requirement.name}"
     return Example(
         case=case_to_json(case),
@@ -270,7 +275,7 @@ def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
         observed_final_state=_plain(failure.observed.final_state),
         expected_outputs=_plain(truth.outputs),
         expected_final_state=_plain(truth.final_state),
-        repro=render_repro(group.candidate.adapter, group.candidate.variant.name, case),
+        repro=repro,
         command=command if path is None else f"{command} --case '{path}'",
     )
 

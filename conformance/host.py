@@ -34,6 +34,7 @@ from conformance.worker import wire
 LAUNCH: Final = Path(__file__).resolve().parent / "worker" / "launch.py"
 TAIL_BYTES: Final = 4096
 MAX_RESTARTS: Final = 5
+POLL_SECONDS: Final = 0.2
 # One BLAS thread: libraries of several threads next to each other are many times slower, and the number of
 # threads is a fact that every observation should share.
 PINNED: Final = dict.fromkeys(
@@ -48,6 +49,10 @@ class Observation:
     observed: Observed
     path: str
     seconds: float
+
+
+class Interrupted(Exception):
+    """The run was asked to stop while a worker was at work; the worker has been killed."""
 
 
 class _Died(Exception):
@@ -102,14 +107,20 @@ class _Process:
                 while kept - len(self._tail[0]) >= TAIL_BYTES:
                     kept -= len(self._tail.popleft())
 
-    def ask(self, message: wire.Message, seconds: float) -> wire.Message:
-        """Send a message and read the answer; _Died, _Late or WireError."""
+    def ask(self, message: wire.Message, seconds: float, stopped: Callable[[], bool]) -> wire.Message:
+        """Send a message and read the answer; _Died, _Late, Interrupted or WireError."""
         end = time.monotonic() + seconds
+
+        def wait(readable: list[int], writable: list[int]) -> None:
+            while not any(select.select(readable, writable, [], min(POLL_SECONDS, max(0.0, end - time.monotonic())))):
+                if stopped():
+                    raise Interrupted
+                if time.monotonic() >= end:
+                    raise _Late
+
         view = memoryview(wire.encode(message))
         while view:
-            _, ready, _ = select.select([], [self._questions], [], max(0.0, end - time.monotonic()))
-            if not ready:
-                raise _Late
+            wait([], [self._questions])
             try:
                 view = view[os.write(self._questions, view) :]
             except BrokenPipeError:
@@ -118,9 +129,7 @@ class _Process:
         def receive(count: int) -> bytes:
             data = bytearray()
             while len(data) < count:
-                ready, _, _ = select.select([self._answers], [], [], max(0.0, end - time.monotonic()))
-                if not ready:
-                    raise _Late
+                wait([self._answers], [])
                 chunk = os.read(self._answers, min(count - len(data), 1 << 20))
                 if not chunk:
                     raise _Died
@@ -168,7 +177,8 @@ class Host:
     Parameters
     ----------
     incident: called with a `Broken` whenever a worker had to be given up.
-    ready: called once with the facts of the first worker that came up.
+    stopped: asked while a worker is at work; once it is true the worker is killed and Interrupted raised.
+    ready: called once with the framework's version and the facts of the first worker that came up.
     """
 
     def __init__(
@@ -178,9 +188,11 @@ class Host:
         interpreter: Interpreter,
         *,
         incident: Callable[[Broken], None],
-        ready: Callable[[dict[str, str]], None],
+        ready: Callable[[str, dict[str, str]], None],
         case_seconds: float | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._stopped = stopped
         self._adapter = adapter
         self._variant = variant
         self._interpreter = interpreter
@@ -251,7 +263,9 @@ class Host:
             self._incident(self._hopeless)
             return self._hopeless
         self._process = process
-        hello = wire.Message("hello", {"adapter": str(self._adapter.folder)})
+        hello = wire.Message(
+            "hello", {"adapter": str(self._adapter.folder), "distribution": self._adapter.distribution}
+        )
         answer = self._ask(process, hello, self._adapter.start_seconds, "its start")
         if isinstance(answer, Broken):
             # A framework that cannot be imported will not come up the next time either.
@@ -268,12 +282,17 @@ class Host:
             return self._hopeless
         if not self._announced:
             self._announced = True
-            self._ready({str(k): str(v) for k, v in dict(answer.body.get("facts", {})).items()})
+            facts = answer.body.get("facts")
+            facts = facts if isinstance(facts, dict) else {}
+            self._ready(str(answer.body.get("version", "")), {str(k): str(v) for k, v in facts.items()})
         return process
 
     def _ask(self, process: _Process, message: wire.Message, seconds: float, what: str) -> wire.Message | Broken:
         try:
-            answer = process.ask(message, seconds)
+            answer = process.ask(message, seconds, self._stopped)
+        except Interrupted:
+            self._give_up(patience=0.0)
+            raise
         except _Died:
             code, tail = self._give_up()
             name = signal_name(code)

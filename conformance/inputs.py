@@ -74,7 +74,7 @@ def shipped_cases(requirement: Requirement, dtype: str, *, zeroed: tuple[str, ..
             origin=f"shipped: {name}",
         )
         cell_named(case.cell).check(case)
-        yield case.zeroed(zeroed) if zeroed else case
+        yield case.zeroed(zeroed)
 
 
 def read_case(path: Path) -> Case:

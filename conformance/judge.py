@@ -99,16 +99,17 @@ def _evidence(case: Case, observed: Observed, reference: Comparison, residuals: 
     final = slot == case.shape.time
     truth = cell_named(case.cell).run(case)
     free = np.concatenate([np.swapaxes(truth.outputs, 0, 1), truth.final_state[None]])
-    difference = np.abs(slots - free)
+    with np.errstate(over="ignore", invalid="ignore"):
+        difference = np.abs(slots - free)
     step = case.shape.time - 1 if final else slot
     # The intermediates that lead to the first wrong element, from the observed state before it.
-    local = {name: float(values[int(lane), step, int(unit)]) for name, values in _forced(case, observed).items()}
+    local = {name: _finite(values[int(lane), step, int(unit)]) for name, values in _forced(case, observed).items()}
     return Evidence(
         output="final_state" if final else "outputs",
         first=(int(lane), step, int(unit)),
-        expected=float(reference.predicted[slot, lane, unit]),
+        expected=_finite(reference.predicted[slot, lane, unit]),
         observed=_finite(slots[slot, lane, unit]),
-        bound=float(reference.bound[slot, lane, unit]),
+        bound=_finite(reference.bound[slot, lane, unit]),
         largest_difference=_finite(np.max(difference)),
         share=_finite(reference.worst),
         outside=int(outside.sum()),
@@ -123,7 +124,8 @@ def _evidence(case: Case, observed: Observed, reference: Comparison, residuals: 
 def _forced(case: Case, observed: Observed) -> Mapping[str, Array]:
     """The reference's intermediates (B, T, H), each step from the observed state before it."""
     usable = np.where(np.isfinite(observed.outputs), observed.outputs, 0.0)
-    rows = cell_named(case.cell).predict(case, usable, Exact())
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = cell_named(case.cell).predict(case, usable, Exact())
     size = case.shape
     return {
         name: np.swapaxes(values.reshape(size.time + 1, size.batch, size.hidden)[: size.time], 0, 1)

@@ -63,12 +63,17 @@ class Header(_Line, frozen=True, kw_only=True, tag="header"):
 
 
 class CandidateLine(_Line, frozen=True, kw_only=True, tag="candidate"):
-    """A candidate once its environment is known. facts: versions, device, BLAS threads, as its worker says."""
+    """A candidate once its worker is up.
+
+    version: of the framework's distribution, as the worker found it installed; facts: versions, device, BLAS
+        threads, as its worker says.
+    """
 
     name: str
     adapter: str
     variant: str
     title: str
+    version: str
     environment: str
     facts: dict[str, str]
 

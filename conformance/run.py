@@ -17,9 +17,9 @@ from typing import Protocol
 
 from conformance import __version__
 from conformance.errors import ConformanceError
-from conformance.examine import Interrupted, Settings, examine
+from conformance.examine import Settings, examine
 from conformance.faults import CATALOGUE
-from conformance.host import Host
+from conformance.host import Host, Interrupted
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.record import (
     FORMAT,
@@ -226,13 +226,14 @@ def _examine_all(
             )
         )
 
-    def ready(facts: dict[str, str]) -> None:
+    def ready(version: str, facts: dict[str, str]) -> None:
         tell(
             CandidateLine(
                 name=name,
                 adapter=candidate.adapter.name,
                 variant=candidate.variant.name,
                 title=candidate.variant.title,
+                version=version,
                 environment=interpreter.label,
                 facts=facts,
             )
@@ -245,6 +246,7 @@ def _examine_all(
         incident=incident,
         ready=ready,
         case_seconds=case_seconds,
+        stopped=settings.stopped,
     ) as host:
         for group in groups:
             progress.stage(name, f"{group.requirement.name} {group.dtype}")

@@ -50,7 +50,7 @@ class Signature:
             str(self.shape),
             f"seed {self.seed}",
             f"scale {self.scale:g}",
-            f"{self.decimals} decimals",
+            f"decimals {self.decimals}",
             *odd,
         ]
         return ", ".join(parts if self.batched else [*parts, "unbatched"])
@@ -92,7 +92,7 @@ def build(signature: Signature, *, cell: str, dtype: str, initial: Initial, zero
         batched=signature.batched,
         origin=f"generated: {signature}",
     )
-    return case.zeroed(zeroed) if zeroed else case
+    return case.zeroed(zeroed)
 
 
 def _away_from_zero(generator: np.random.Generator) -> Callable[[tuple[int, ...]], Array]:

@@ -35,20 +35,22 @@ class Evidence(Struct, frozen=True, kw_only=True):
     ----------
     output: name of the observed array (``outputs`` or ``final_state``).
     first: (batch, time, unit) of the first element outside its bound; earliest in time, then largest share.
-    expected, observed, bound: the numbers at `first`; `observed` is None when it is not finite.
+    expected, observed, bound: the numbers at `first`; None where not finite (a huge observed state makes even
+        the prediction from it overflow).
     largest_difference: the largest free-running difference to the reference, None if not finite.
     share: the largest residual as a multiple of its bound (1 = at the bound), None if not finite.
     outside, compared: number of elements outside their bound, and compared.
     steps: per-step account of ``outputs``.
-    residuals: for every fault hypothesis, the largest share of *its* bound (<= 1: it explains the output).
+    residuals: for every fault hypothesis, the largest share of *its* bound (<= 1: it explains the output;
+        capped at 1e300).
     intermediates: r, z, n, h of the reference at `first`.
     """
 
     output: str
     first: tuple[int, int, int]
-    expected: float
+    expected: float | None
     observed: float | None
-    bound: float
+    bound: float | None
     largest_difference: float | None
     share: float | None
     outside: int
@@ -56,7 +58,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     finite: bool = True
     steps: tuple[StepRow, ...] = ()
     residuals: dict[str, float] = field(default_factory=dict)
-    intermediates: dict[str, float] = field(default_factory=dict)
+    intermediates: dict[str, float | None] = field(default_factory=dict)
 
 
 class Agrees(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="agrees"):

@@ -199,7 +199,7 @@ def worker() -> Iterator[Worker]:
 
 def hello(folder: Path) -> wire.Message:
     """The message that names an adapter."""
-    return wire.Message("hello", {"adapter": str(folder)})
+    return wire.Message("hello", {"adapter": str(folder), "distribution": "numpy"})
 
 
 def question(case: Case, variant: str) -> wire.Message:

@@ -43,7 +43,7 @@ class Watched:
             candidate.variant,
             python or current(),
             incident=self.incidents.append,
-            ready=self.facts.append,
+            ready=lambda _, facts: self.facts.append(facts),
             case_seconds=seconds,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_correct_implementation_agrees_and_excludes_all_visible_faults(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scale", [1e-3, 0.8, 2.5, 20.0])
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 0.8, 2.5, 20.0])
 def test_correct_implementations_stay_inside_the_bound(scale: float, dtype: str) -> None:
     """No false alarm over all lattice shapes and seeds, tiny to saturating weights."""
     worst = 0.0
@@ -256,3 +257,14 @@ def test_formats_are_what_numpy_says() -> None:
     for dtype, kind in (("float64", np.float64), ("float32", np.float32), ("float16", np.float16)):
         assert FORMATS[dtype].storage == np.finfo(kind).eps / 2  # type: ignore[index]
         assert FORMATS[dtype].largest == np.finfo(kind).max  # type: ignore[index]
+
+
+def test_a_huge_observation_diverges_with_numbers_that_can_be_written() -> None:
+    """A state so large that even the prediction from it overflows is a divergence, and its evidence is JSON."""
+    case = generic("gru", "float64", "given")
+    right = correct(case)
+    outputs = right.outputs.copy()
+    outputs[0, 3] = 1.7e308
+    verdict = judge(case, Observed(outputs=outputs, final_state=right.final_state), ())
+    assert isinstance(verdict, Diverges)
+    assert msgspec.json.decode(msgspec.json.encode(verdict), type=Diverges) == verdict

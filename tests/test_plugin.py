@@ -12,8 +12,6 @@ SUITE = (
     "conformance",
     "-c",
     "tox.ini",
-    "-p",
-    "no:cacheprovider",
     "--rnn-adapter",
     WRONG,
     "--rnn-examples",

@@ -83,7 +83,7 @@ EXAMPLE = Example(
     command="rnn-conformance run a",
 )
 LINES: tuple[Line, ...] = (
-    CandidateLine(name="a", adapter="a", variant="b", title="t", environment="e", facts={"python": "3"}),
+    CandidateLine(name="a", adapter="a", variant="b", title="t", version="1", environment="e", facts={"python": "3"}),
     *(
         Trial(
             candidate="a",

@@ -161,6 +161,7 @@ class Draft:
                 adapter=adapter,
                 variant=variant,
                 title=f"{adapter} GRU, {variant}",
+                version=own.get("version") or own.get(adapter.partition("-")[0], ""),
                 environment=f"managed: {adapter}",
                 facts=own,
             )

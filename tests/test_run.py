@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -230,3 +231,16 @@ def test_default_candidates_are_the_default_variants(miniature: MiniatureOf) -> 
     """Without specs, every adapter contributes its default variants."""
     adapter = miniature("good").adapter
     assert [c.name for c in candidates_for({adapter.name: adapter}, [])] == ["wrong:good"]
+
+
+def test_a_divergence_survives_a_broken_repro_template(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A malformed template of a third-party adapter costs the script, not the finding."""
+    folder = tmp_path / "wrong"
+    shutil.copytree(miniature("good").adapter.folder, folder)
+    (folder / "repro.py.jinja").write_text("{% nonsense %}")
+    adapter = read_adapter(folder)
+    spec = Spec(adapter=adapter.name, variant="drop_rbhn_t0")
+    (finding,) = ran([Candidate(spec=spec, adapter=adapter, variant=adapter.variants["drop_rbhn_t0"])])
+    assert isinstance(finding.verdict, Diverges)
+    assert finding.example is not None
+    assert finding.example.repro.startswith("# cannot write a repro script")

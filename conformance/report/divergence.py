@@ -56,7 +56,7 @@ class Divergence:
     full: bool
     reading: str
     chart: Chart | None
-    intermediates: tuple[tuple[str, float], ...]
+    intermediates: tuple[tuple[str, float | None], ...]
     nearest: tuple[Hypothesis, ...]
     further: tuple[Hypothesis, ...]
     case: MinimalCase | None
@@ -106,7 +106,7 @@ def make_divergence(
     )
 
 
-def _intermediates(evidence: Evidence) -> tuple[tuple[str, float], ...]:
+def _intermediates(evidence: Evidence) -> tuple[tuple[str, float | None], ...]:
     """Gates in the order of their computation; records keep names sorted."""
     order = {name: index for index, name in enumerate(("i", "f", "r", "z", "g", "n", "o", "c", "h"))}
     ranked = sorted(evidence.intermediates.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))

@@ -86,10 +86,10 @@ def _divergence(verdict: Diverges, cell: str) -> list[str]:
     if len(verdict.faults) > 1:
         lines.append("    (these cases do not tell the faults above apart)")
     batch, step, unit = evidence.first
-    observed = "not finite" if evidence.observed is None else f"{evidence.observed:.9g}"
     lines.append(
         f"  first divergent step: {step} (batch {batch}, unit {unit}, {evidence.output}): "
-        f"expected {evidence.expected:.9g}, observed {observed}, bound {evidence.bound:.2g}"
+        f"expected {_number(evidence.expected)}, observed {_number(evidence.observed)}, "
+        f"bound {_number(evidence.bound, 2)}"
     )
     if evidence.largest_difference is not None and evidence.share is not None:
         lines.append(
@@ -112,8 +112,12 @@ def _minimal(example: Example) -> list[str]:
     return [*lines, f"  again: {example.command}"]
 
 
+def _number(value: float | None, digits: int = 9) -> str:
+    return "not finite" if value is None else f"{value:.{digits}g}"
+
+
 def _row(values: list[float | None]) -> str:
-    shown = [("not finite" if v is None else f"{v:.9g}") for v in values[:8]]
+    shown = [_number(value) for value in values[:8]]
     return "[" + ", ".join(shown) + (", ...]" if len(values) > 8 else "]")
 
 

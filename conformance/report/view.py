@@ -384,10 +384,7 @@ def _facts(facts: dict[str, str]) -> tuple[tuple[str, str], ...]:
 
 def version_of(result: Result) -> str:
     """The exact version under test: as the worker says, else as the candidate's spec asks."""
-    facts = {} if result.line is None else result.line.facts
-    adapter = result.name.partition(":")[0] if result.line is None else result.line.adapter
-    for key in ("version", adapter, adapter.partition("-")[0]):
-        if facts.get(key):
-            return label(facts[key])
+    if result.line is not None and result.line.version:
+        return label(result.line.version)
     asked = result.name.partition("==")[2]
     return f"asked: {label(asked)}" if asked else "unknown"

@@ -65,7 +65,11 @@ class Hosts:
             interpreter = interpreter_of(candidate, print)
             facts = self._facts.setdefault(candidate.name, {})
             self._hosts[candidate.name] = Host(
-                candidate.adapter, candidate.variant, interpreter, incident=lambda _: None, ready=facts.update
+                candidate.adapter,
+                candidate.variant,
+                interpreter,
+                incident=lambda _: None,
+                ready=lambda _, told: facts.update(told),
             )
         return self._hosts[candidate.name]
 
@@ -118,16 +122,18 @@ def _met(verdict: Verdict) -> bool:
             assert_never(verdict)
 
 
-def _folder(config: pytest.Config, name: str) -> Path:
-    # Absent when the cache plugin is switched off (-p no:cacheprovider).
+def _folder(config: pytest.Config, name: str) -> Path | None:
+    # None when the cache plugin is switched off (-p no:cacheprovider): then nothing is kept.
     cache = getattr(config, "cache", None)
-    return Path(cache.mkdir(f"rnn-conformance-{name}")) if cache is not None else config.rootpath / ".rnn-conformance"
+    return None if cache is None else Path(cache.mkdir(f"rnn-conformance-{name}"))
 
 
-def _keeper(config: pytest.Config) -> Callable[[Group, Case], Path]:
+def _keeper(config: pytest.Config) -> Callable[[Group, Case], Path] | None:
+    folder = _folder(config, "cases")
+    if folder is None:
+        return None
+
     def keep(group: Group, case: Case) -> Path:
-        folder = _folder(config, "cases")
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{slug(group)}.json"
         path.write_text(json.dumps(case_to_json(case), indent=1) + "\n", encoding="utf-8")
         return path

@@ -7,6 +7,7 @@ next case is read, so a crash at exit loses nothing.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -57,7 +58,8 @@ def serve() -> int:
         try:
             if message.kind == "hello":
                 adapter = load_adapter(Path(message.body["adapter"]))
-                send(Message("ready", {"facts": {**own_facts(), **adapter.facts()}}))
+                version = installed_version(message.body["distribution"])
+                send(Message("ready", {"facts": {**own_facts(), **adapter.facts()}, "version": version}))
             else:
                 send(observe(adapter.run, message))
         except Exception as error:
@@ -74,8 +76,21 @@ def load_adapter(folder: Path) -> Any:
         raise ContractError(f"{folder}: no adapter.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    # An adapter's folder may be read-only, or a checkout: no byte code there, but for frameworks as usual.
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
     return module
+
+
+def installed_version(distribution: str) -> str:
+    """The version of a distribution in this interpreter, "" when it is not installed under that name."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def own_facts() -> dict[str, str]:
