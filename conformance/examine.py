@@ -178,7 +178,8 @@ def _shipped(state: _Examination) -> _Failure | None:
     for case in shipped_cases(group.requirement, group.dtype, zeroed=group.zeroed):
         if state.hopeless:
             break
-        first = first or _failure(case, *state.trial(case, "shipped"))
+        failure = _failure(case, *state.trial(case, "shipped"))
+        first = first or failure
     return first
 
 

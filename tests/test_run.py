@@ -53,9 +53,12 @@ def test_a_correct_cell_agrees_and_rules_out_every_visible_fault(miniature: Mini
 
 def test_a_fault_of_the_catalogue_is_named_and_shrunk(miniature: MiniatureOf) -> None:
     """The fault is named uniquely; the minimal case is tiny, still diverges and is still explained by it alone."""
-    (finding,) = ran([miniature("drop_rbhn_t0")])
+    lines: list[Line] = []
+    (finding,) = ran([miniature("drop_rbhn_t0")], lines=lines)
     assert isinstance(finding.verdict, Diverges)
     assert finding.verdict.faults == ("drop_rbhn_t0",)
+    shipped = [line for line in lines if isinstance(line, Trial) and line.phase == "shipped"]
+    assert len(shipped) == 6, "a first divergence must not end the shipped cases"
     assert finding.example is not None
     assert isinstance(finding.example.verdict, Diverges)
     assert finding.example.verdict.faults == ("drop_rbhn_t0",)
