@@ -51,9 +51,14 @@ def test_candidates_and_commands_in_the_readme_exist() -> None:
     words = re.findall(r"rnn-conformance ([a-z]+)((?: [^\s`|]+)*)", README)
     adapters = find_adapters()
     assert {command for command, _ in words} <= set(main.commands)
-    named = [w.split(":")[0].split("==")[0] for _, rest in words for w in rest.split() if re.match(r"[a-z]", w)]
-    for adapter in {n for n in named if not n.startswith("gru")}:
-        assert adapter in adapters or adapter in ("adapters", "list", "prune"), adapter
+    arguments = [word.strip("'") for _, rest in words for word in rest.split() if re.match(r"'?[a-z]", word)]
+    assert any("/" in argument for argument in arguments)
+    for argument in arguments:
+        if argument.startswith("fixtures/"):
+            assert (ROOT / argument).is_file(), argument
+        elif "/" not in argument and not argument.startswith("gru"):
+            adapter = argument.split(":")[0].split("==")[0]
+            assert adapter in adapters or argument in ("adapters", "list", "prune"), argument
 
 
 def test_faults_named_in_the_documents_exist() -> None:
