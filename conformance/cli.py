@@ -12,6 +12,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -31,7 +32,7 @@ from conformance.examine import Settings, slug
 from conformance.faults import CATALOGUE
 from conformance.inputs import read_case
 from conformance.plan import Candidate, Group, candidates_for, plan
-from conformance.record import Footer, Line, RecordWriter, Trial, read_record, record_schema
+from conformance.record import Footer, RecordWriter, read_record, record_schema
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
 from conformance.report.text import print_summary
@@ -140,20 +141,26 @@ def run(
     chosen = candidates_for(adapters, [parse_spec(text) for text in candidates])
     only = None if case_file is None else read_case(case_file)
     groups = _groups(chosen, pattern, dtypes, only, explicit=bool(candidates))
-    stamp = datetime.now(UTC).strftime("run-%Y%m%d-%H%M%S")
-    path = output / f"{stamp}.jsonl"
+    path = _new_record(output)
     settings = Settings(
         examples=examples,
         seed=seed,
         only=only,
         database=None if forget else cache_root() / "examples",
-        keep=_keeper(output / f"{stamp}-cases"),
+        keep=_keeper(path.with_name(f"{path.stem}-cases")),
     )
     console = Console()
     with RecordWriter(path, header(groups, settings, sys.argv[1:])) as writer:
         complete = _run(groups, settings, writer, console, quiet=quiet, deadline=deadline)
     _present(path, console)
     sys.exit(exit_code(read_record(path)) if complete else 3)
+
+
+def _new_record(folder: Path) -> Path:
+    """A record file named after the time, and after a number where two runs begin in one second."""
+    stamp = datetime.now(UTC).strftime("run-%Y%m%d-%H%M%S")
+    names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
+    return next(path for name in names if not (path := folder / f"{name}.jsonl").exists())
 
 
 def _groups(
@@ -193,19 +200,13 @@ def _run(
     deadline: float | None,
 ) -> bool:
     """Run and write the footer; False when interrupted."""
-    trials = 0
-
-    def emit(line: Line) -> None:
-        nonlocal trials
-        trials += isinstance(line, Trial)
-        writer.write(line)
-
     try:
         with _display(groups, console, quiet=quiet) as progress:
-            findings = run_groups(groups, settings, emit, progress, case_seconds=deadline)
+            findings = run_groups(groups, settings, writer.write, progress, case_seconds=deadline)
     except KeyboardInterrupt:
         click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
         return False
+    trials = sum(finding.trials for finding in findings)
     writer.write(Footer(finished=_now(), trials=trials, findings=len(findings)))
     return True
 
@@ -329,11 +330,13 @@ def env_list() -> None:
     if not environments:
         click.echo(f"no managed environments in {cache_root()}")
         return
-    table = Table("environment", "requirements", "python", "made", "MB", "folder")
+    table = Table("environment", "python", "made", "MB", "requirements")
+    table.columns[0].no_wrap = True  # the name is what `env prune` takes
     for e in environments:
-        cells = (e.key, ", ".join(e.requirements), e.python, e.created, f"{e.bytes / 1e6:.0f}", str(e.path))
+        cells = (e.key, e.python, e.created[:10], f"{e.bytes / 1e6:.0f}", ", ".join(e.requirements))
         table.add_row(*map(Text, cells))
     Console().print(table)
+    click.echo(f"in {environments[0].path.parent}")
 
 
 @env.command(name="prune")

@@ -78,11 +78,13 @@ def shipped_cases(requirement: Requirement, dtype: str, *, zeroed: tuple[str, ..
 
 
 def read_case(path: Path) -> Case:
-    """Read a case file written by a report or a failing test."""
+    """Read a case file, as a run or a failing test keeps it; CaseError when it is malformed or fits no cell."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CaseError("cannot read the case file", where=str(path), got=str(error)) from None
     except ValueError as error:
         raise CaseError("the case file is not JSON", where=str(path), got=str(error)) from None
-    return case_from_json(data, where=str(path))
+    case = case_from_json(data, where=str(path))
+    cell_named(case.cell).check(case)
+    return case

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -122,14 +122,7 @@ def run(
     for group in groups:
         by_candidate.setdefault(group.candidate.name, []).append(group)
     stop = threading.Event()
-    chosen = Settings(
-        examples=settings.examples,
-        seed=settings.seed,
-        only=settings.only,
-        database=settings.database,
-        keep=settings.keep,
-        stopped=stop.is_set,
-    )
+    chosen = replace(settings, stopped=stop.is_set)
 
     def tell(line: Line) -> None:
         emit(line)

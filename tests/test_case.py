@@ -179,3 +179,20 @@ def test_overlays_fill_their_own_group_only() -> None:
     for name in ("W_hr", "W_hz", "W_hn", "b_xr", "b_xz", "b_xn"):
         np.testing.assert_array_equal(one.parameters[name], other.parameters[name])
     np.testing.assert_array_equal(one.x, other.x)
+
+
+def test_a_case_file_that_fits_no_cell_is_refused(tmp_path: Path) -> None:
+    """Missing parameters are found when the file is read, not in a worker."""
+    data = case_to_json(a_case())
+    del data["parameters"]["b_hn"]
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(CaseError, match="wrong parameters"):
+        read_case(path)
+
+
+def test_the_issues_own_case_is_the_shipped_one() -> None:
+    """The case file of ml-explore/mlx issue 3249 is the seed-42 fixture with the state omitted."""
+    case = read_case(data_folder("fixtures") / "cases" / "mlx_issue_3249.json")
+    shipped = {c.origin: c for c in shipped_cases(REQUIREMENTS["gru_hidden_none"], "float32")}
+    assert case.digest == shipped["shipped: mlx_seed42"].digest

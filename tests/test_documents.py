@@ -122,3 +122,16 @@ def test_the_tutorials_mistakes_get_their_names(tmp_path: Path, right: str, wron
     exit_code, output = run(folder, tmp_path / "out")
     assert exit_code == 1
     assert f"behaveslike{fault}" in output
+
+
+def test_the_published_schema_is_that_of_the_code() -> None:
+    """docs/record.schema.json is what `rnn-conformance schema` prints."""
+    printed = CliRunner().invoke(main, ["schema"]).output
+    assert (ROOT / "docs" / "record.schema.json").read_text(encoding="utf-8") == printed
+
+
+def test_the_example_report_is_of_this_format() -> None:
+    """The committed example names the fault, and loads nothing from anywhere."""
+    text = (ROOT / "reports" / "example.html").read_text(encoding="utf-8")
+    assert "drop_rbhn_t0" in text
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", text)

@@ -30,6 +30,7 @@ def facts() -> dict[str, str]:
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "device": str(jax.devices()[0]),
+        "blas": "none: XLA compiles its products",
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
     }
 

@@ -28,6 +28,7 @@ def facts() -> dict[str, str]:
     return {
         "mlx": mx.__version__,
         "device": str(mx.default_device()),
+        "blas": "not reported by MLX",
         "MLX_ENABLE_TF32": os.environ.get("MLX_ENABLE_TF32", "not set"),
     }
 

@@ -13,8 +13,9 @@ from conformance.worker.api import Result, WorkerCase
 
 
 def facts() -> dict[str, str]:
-    """The device; the worker states NumPy's version itself."""
-    return {"device": "cpu"}
+    """The device and the BLAS that NumPy was built with; the worker states NumPy's version itself."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {"device": "cpu", "blas": f"{blas['name']} {blas['version']}"}
 
 
 def sigmoid(a: Any) -> Any:

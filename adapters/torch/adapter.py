@@ -23,6 +23,9 @@ def facts() -> dict[str, str]:
         "device": str(torch.get_default_device()),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cuda_matmul_allow_tf32": str(torch.backends.cuda.matmul.allow_tf32),
+        "blas": next(
+            (w for w in torch.__config__.show().replace(",", " ").split() if w.startswith("BLAS_INFO")), "not reported"
+        ),
         "mkldnn": str(torch.backends.mkldnn.is_available()),
     }
 
