@@ -10,11 +10,12 @@ import json
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import wraps
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
@@ -38,7 +39,7 @@ from conformance.report.outcome import exit_code, headline
 from conformance.report.text import print_summary
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.rounding import DTYPES
-from conformance.run import Silent, header
+from conformance.run import Progress, Silent, header
 from conformance.run import run as run_groups
 from conformance.smoke import smoke as smoke_candidates
 
@@ -215,19 +216,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _display(groups: Sequence[Group], console: Console, *, quiet: bool) -> Any:
+def _display(groups: Sequence[Group], console: Console, *, quiet: bool) -> AbstractContextManager[Progress]:
     if quiet:
-        return _Quiet()
+        return nullcontext(Silent())
     return Display(groups, console) if console.is_terminal else Lines()
-
-
-class _Quiet(Silent):
-    """A silent progress with the context-manager form of the others."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
 
 
 def _keeper(folder: Path) -> Callable[[Group, Case], Path]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from conformance.algebra import Bounded, RunningError
 from conformance.case import Case
+from conformance.cells.fault import Fault
 from conformance.cells.registry import cell_named
 from conformance.errors import CaseError
-from conformance.faults import Fault
 from conformance.rounding import Array, format_of
 
 

@@ -63,6 +63,10 @@ class Display:
         self._progress.start_task(self._tasks[candidate])
         self._progress.update(self._tasks[candidate], stage=escape(text))
 
+    def group(self, group: Group) -> None:
+        """Show which requirement and dtype a candidate is at."""
+        self.stage(group.candidate.name, f"{group.requirement.name} {group.dtype}")
+
     def trial(self, trial: Trial) -> None:
         """Count a trial."""
         with self._lock:
@@ -94,9 +98,11 @@ class Lines:
         print(text, file=sys.stderr, flush=True)
 
     def stage(self, candidate: str, text: str) -> None:
-        """Say that a candidate has come to a new stage, unless it is a group: those are said when done."""
-        if not text.startswith("gru"):
-            self._say(f"{candidate}: {text}")
+        """Say that an environment is being made, or that a candidate is done."""
+        self._say(f"{candidate}: {text}")
+
+    def group(self, group: Group) -> None:
+        """Nothing: groups are said when they are done."""
 
     def trial(self, trial: Trial) -> None:
         """Nothing: there are too many."""

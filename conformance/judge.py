@@ -14,10 +14,11 @@ import numpy as np
 
 from conformance.algebra import Exact
 from conformance.case import Case, Initial, make_case
+from conformance.cells.fault import Fault
 from conformance.cells.registry import cell_named
 from conformance.compare import Comparison, Observed, compare
 from conformance.errors import CaseError
-from conformance.faults import Fault, catalogue
+from conformance.faults import catalogue
 from conformance.rounding import Array
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, StepRow
 

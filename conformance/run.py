@@ -39,7 +39,10 @@ class Progress(Protocol):
     """What a run tells while it goes on; called from several threads."""
 
     def stage(self, candidate: str, text: str) -> None:
-        """A candidate has come to a new stage."""
+        """A candidate's environment is being made, or the candidate is done."""
+
+    def group(self, group: Group) -> None:
+        """A candidate begins with a requirement and dtype."""
 
     def trial(self, trial: Trial) -> None:
         """A trial has been judged."""
@@ -56,6 +59,8 @@ class Silent:
     """Says nothing."""
 
     def stage(self, candidate: str, text: str) -> None: ...
+
+    def group(self, group: Group) -> None: ...
 
     def trial(self, trial: Trial) -> None: ...
 
@@ -242,7 +247,7 @@ def _examine_all(
         stopped=settings.stopped,
     ) as host:
         for group in groups:
-            progress.stage(name, f"{group.requirement.name} {group.dtype}")
+            progress.group(group)
             finding = examine(group, host, settings, tell)
             tell(finding)
             findings.append(finding)
