@@ -33,7 +33,8 @@ from conformance.worker import wire
 
 LAUNCH: Final = Path(__file__).resolve().parent / "worker" / "launch.py"
 TAIL_BYTES: Final = 4096
-MAX_RESTARTS: Final = 5
+# Restarts without a single observation in between; one that works in some dtypes only keeps its other results.
+MAX_RESTARTS: Final = 10
 POLL_SECONDS: Final = 0.2
 # One BLAS thread: libraries of several threads next to each other are many times slower, and the number of
 # threads is a fact that every observation should share.
@@ -236,6 +237,7 @@ class Host:
             if self._process is None:
                 self._incident(answer)
             return answer
+        self._restarts = 0
         return _observation(case, answer)
 
     def start(self) -> Broken | None:
@@ -250,7 +252,7 @@ class Host:
             return self._hopeless
         self._restarts += 1
         if self._restarts > MAX_RESTARTS:
-            text = f"the worker broke {self._restarts} times and is not started again"
+            text = f"the worker broke {self._restarts} times in a row and is not started again"
             self._hopeless = Broken(kind="abandoned", message=text)
             self._incident(self._hopeless)
             return self._hopeless

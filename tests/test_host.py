@@ -167,7 +167,7 @@ def test_a_worker_killed_by_hand_is_noted_and_replaced(miniature: MiniatureOf) -
 
 
 def test_restarts_are_bounded(miniature: MiniatureOf) -> None:
-    """A worker that always crashes is given up, and says so."""
+    """A worker that only crashes is given up, and says so."""
     with Watched(miniature("crash")) as watched:
         answers = [watched.host.observe(a_case()) for _ in range(MAX_RESTARTS + 3)]
     kinds = [answer.kind for answer in answers if isinstance(answer, Broken)]

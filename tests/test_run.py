@@ -152,6 +152,15 @@ def test_a_broken_candidate_leaves_the_others_alone(miniature: MiniatureOf) -> N
     }
 
 
+def test_a_group_that_only_crashes_does_not_use_up_the_others(miniature: MiniatureOf) -> None:
+    """Restarts are counted in a row: however often one requirement crashes, the next ones are answered."""
+    group = REQUIREMENTS["gru_hidden_none"]
+    crashing = [replace(group, name=f"gru_hidden_none_{number}") for number in range(3)]
+    findings = ran([miniature("crash_omitted")], requirements=[*crashing, REQUIREMENTS["gru_hidden_given"]])
+    kinds = [f.verdict.kind if isinstance(f.verdict, Broken) else type(f.verdict).__name__ for f in findings]
+    assert kinds == ["crash", "crash", "crash", "Agrees"]
+
+
 def test_an_environment_that_cannot_be_made_sinks_one_candidate(miniature: MiniatureOf, tmp_path: Path) -> None:
     """A path that is no interpreter breaks that candidate with a message; the others are judged."""
     good = miniature("good")

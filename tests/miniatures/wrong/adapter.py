@@ -26,6 +26,8 @@ def run(case: WorkerCase):
             os.abort()
         case "exit":
             os._exit(7)
+        case "crash_omitted" if case.h0 is None:
+            os.abort()
         case "hang":
             time.sleep(3600)
         case "raises":
