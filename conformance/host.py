@@ -1,4 +1,4 @@
-"""Worker processes: one per candidate, with deadlines, bounded restarts and a bounded memory of stderr.
+"""Worker processes: one per candidate, with deadlines, bounded restarts and a bounded memory of what they print.
 
 The host sends a case and gets an observation or a `Broken`; it never raises for what a worker does. A crash,
 a hang or a malformed answer costs that one case: the process group is killed and the next case gets a new
@@ -73,33 +73,37 @@ class _Process:
         environment = {**os.environ, **PINNED, "TMPDIR": self._scratch.name}
         # Isolated mode keeps PYTHONPATH and user site-packages out of managed environments.
         flags = [] if interpreter.kind == "current" else ["-I"]
+        # Answers have a pipe of their own: whatever prints, from the interpreter's start on, cannot reach it.
+        self._answers, theirs = os.pipe()
         try:
             self._popen = subprocess.Popen(
-                [str(interpreter.python), *flags, str(LAUNCH)],
+                [str(interpreter.python), *flags, str(LAUNCH), str(theirs)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs,),
                 env=environment,
                 start_new_session=True,
             )
         except OSError:
+            os.close(self._answers)
             self._scratch.cleanup()
             raise
+        finally:
+            os.close(theirs)
         assert self._popen.stdin
         assert self._popen.stdout
-        assert self._popen.stderr
         self._questions = self._popen.stdin.fileno()
-        self._answers = self._popen.stdout.fileno()
         os.set_blocking(self._questions, False)
         self._tail: deque[bytes] = deque()
-        self._drain = threading.Thread(target=self._read_stderr, args=(self._popen.stderr.fileno(),), daemon=True)
+        self._drain = threading.Thread(target=self._read_log, args=(self._popen.stdout.fileno(),), daemon=True)
         self._drain.start()
 
     @property
     def pid(self) -> int:
         return self._popen.pid
 
-    def _read_stderr(self, stream: int) -> None:
+    def _read_log(self, stream: int) -> None:
         kept = 0
         with contextlib.suppress(OSError):
             while chunk := os.read(stream, 65536):
@@ -156,9 +160,9 @@ class _Process:
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
         self._drain.join(timeout=1.0)
-        for stream in (self._popen.stdout, self._popen.stderr):
-            if stream is not None:
-                stream.close()
+        assert self._popen.stdout
+        self._popen.stdout.close()
+        os.close(self._answers)
         self._scratch.cleanup()
         return code, b"".join(self._tail)[-TAIL_BYTES:].decode("utf-8", "replace")
 

@@ -7,6 +7,7 @@ right is shown by the conformance suite, on the frameworks themselves.
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,13 +85,14 @@ def recipes(source: str) -> list[dict[str, list[str]]]:
 
 
 def used_parameters(source: str) -> list[str]:
-    """Every canonical name that the recipes use, with repetitions; without recipes those that the code reads."""
+    """Every canonical name that the recipes use, with repetitions; without recipes those that the code reads from p."""
     tables = recipes(source)
     if tables:
         return [
             name.strip() for table in tables for recipe in table.values() for term in recipe for name in term.split("+")
         ]
-    keys = (node.slice for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Subscript))
+    reads = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Subscript))
+    keys = (node.slice for node in reads if ast.unparse(node.value) == "p")
     return sorted({key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)})
 
 
@@ -156,9 +158,16 @@ class Worker:
     """A worker process, spoken to over its pipes as the host does."""
 
     def __init__(self) -> None:
+        ours, theirs = os.pipe()
+        self._answers = os.fdopen(ours, "rb")
         self._process = subprocess.Popen(
-            [sys.executable, str(LAUNCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, str(LAUNCH), str(theirs)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(theirs,),
         )
+        os.close(theirs)
 
     def __enter__(self) -> Self:
         return self
@@ -169,26 +178,25 @@ class Worker:
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()
+        self._answers.close()
 
     def ask(self, message: wire.Message) -> wire.Message:
         """Send a message, read the answer."""
         assert self._process.stdin
-        assert self._process.stdout
         self._process.stdin.write(wire.encode(message))
         self._process.stdin.flush()
         return wire.read(self._receive)
 
     def _receive(self, count: int) -> bytes:
-        assert self._process.stdout
-        data = self._process.stdout.read(count)
+        data = self._answers.read(count)
         if len(data) != count:
             raise EOFError
         return data
 
     def stop(self) -> tuple[int, bytes, bytes]:
-        """Ask the worker to end: its exit code, what is left on its standard output, its standard error."""
-        out, err = self._process.communicate(wire.encode(wire.Message("stop")), timeout=30)
-        return self._process.returncode, out, err
+        """Ask the worker to end: its exit code, the answers that are left, what it printed."""
+        printed, _ = self._process.communicate(wire.encode(wire.Message("stop")), timeout=30)
+        return self._process.returncode, self._answers.read(), printed
 
 
 @pytest.fixture

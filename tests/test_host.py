@@ -255,3 +255,18 @@ def test_no_worker_outlives_its_host(miniature: MiniatureOf) -> None:
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_start_up_code_that_prints_does_no_harm(tmp_path: Path, miniature: MiniatureOf) -> None:
+    """A site whose start-up code prints before anything else runs leaves the protocol alone."""
+    (tmp_path / "sitecustomize.py").write_text("print('welcome to this site')\n")
+    case = a_case()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        with Watched(miniature("crash")) as watched:
+            answer = watched.host.observe(case)
+        with Watched(miniature("good")) as watched:
+            good = watched.host.observe(case)
+    assert isinstance(answer, Broken)
+    assert "welcome to this site" in answer.stderr_tail, "the start-up code did not run: the test shows nothing"
+    assert isinstance(good, Observation)

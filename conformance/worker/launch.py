@@ -1,4 +1,6 @@
-"""Entry point of a worker process, run by path in the candidate's interpreter.
+"""Entry point of a worker process, run by path in the candidate's interpreter: ``launch.py ANSWERS``.
+
+ANSWERS is the file descriptor for answers; questions come on standard input.
 
 It offers ``conformance.worker`` to that interpreter without putting this distribution, or any of its
 dependencies, on the interpreter's path: a managed environment must see its own packages only.
@@ -21,7 +23,7 @@ def start() -> None:
     sys.modules["conformance"] = package
     from conformance.worker.serve import serve
 
-    sys.exit(serve())
+    sys.exit(serve(int(sys.argv[1])))
 
 
 if __name__ == "__main__":

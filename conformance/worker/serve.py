@@ -1,8 +1,7 @@
 """The worker's loop: read a case, let the adapter run it, answer with an observation or a failure.
 
-The protocol owns the original standard output; file descriptor 1 is pointed at standard error before any
-framework is imported, so that nothing a framework prints can corrupt a frame. An answer is flushed before the
-next case is read, so a crash at exit loses nothing.
+Answers go to a file descriptor of their own, so that nothing a framework prints can corrupt a frame. An answer
+is flushed before the next case is read, so a crash at exit loses nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +29,11 @@ class ContractError(Exception):
     """The adapter answered with something that is not a Result."""
 
 
-def serve() -> int:
-    """Answer messages until ``stop`` or end of input; returns the exit code."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
+def serve(descriptor: int) -> int:
+    """Answer messages on `descriptor` until ``stop`` or end of input; returns the exit code."""
+    # The copy is not inherited: a compiler that a framework starts must not keep it open.
+    answers = os.fdopen(os.dup(descriptor), "wb", buffering=0)
+    os.close(descriptor)
     questions = os.fdopen(os.dup(0), "rb")
 
     def receive(count: int) -> bytes:
