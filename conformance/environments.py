@@ -403,6 +403,8 @@ def _checkout_state(checkout: Path) -> Iterator[str]:
     except (OSError, subprocess.CalledProcessError):
         names = set()
     for name in sorted(names or _walk(checkout)):
+        if "__pycache__" in Path(name).parts or ".egg-info" in name:
+            continue  # a build's, also where nobody told git to ignore it
         with suppress(FileNotFoundError):  # tracked, but deleted
             facts = (checkout / name).lstat()
             yield f"{name!r} {facts.st_size} {facts.st_mtime_ns}"

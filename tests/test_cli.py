@@ -194,7 +194,12 @@ def test_help_documents_the_exit_codes() -> None:
 
 def test_ctrl_c_leaves_a_readable_incomplete_record(tmp_path: Path) -> None:
     """An interrupted run keeps what was done, says that it is incomplete, and exits with 3."""
-    command = [sys.executable, "-m", "conformance.cli", "run", "wrong:good", "wrong:hang", "--adapter", WRONG]
+    # Where the tests themselves run in the background, SIGINT is ignored and children inherit that.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from conformance.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "run", "wrong:good", "wrong:hang", "--adapter", WRONG]
     command += ["--output", str(tmp_path / "out"), "-k", "gru_hidden_none", "--examples", "3"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30

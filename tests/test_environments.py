@@ -461,15 +461,19 @@ def test_changed_wheel_makes_another_environment(wheels: Path) -> None:
 
 @pytest.mark.parametrize(("ignored", "product"), [(None, "build/made"), ("*.gen", "made.gen")], ids=["plain", "git"])
 @pytest.mark.usefixtures("wheels")
-def test_checkout_is_rebuilt_when_edited(tmp_path: Path, ignored: str | None, product: str) -> None:
+def test_checkout_is_rebuilt_when_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: str | None, product: str
+) -> None:
     """An unchanged checkout is reused although its build wrote into it; an edited one is built anew."""
     checkout = write_checkout(tmp_path / "tiny", "VERSION = 'before'", product=product)
     if ignored is not None:
         (checkout / ".gitignore").write_text(ignored)
         subprocess.run(["git", "init", "--quiet", str(checkout)], check=True)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # the build shall write what builds write
     lines = requirements_for(["tiny==1.0"], distribution="tiny", source=checkout)
     before = managed("tiny", lines)
     assert (checkout / product).exists()
+    assert (checkout / "__pycache__").exists()
     assert managed("tiny", lines) == before
     (checkout / "src" / "tiny.py").write_text("VERSION = 'after edit'")
     after = managed("tiny", lines)

@@ -15,6 +15,7 @@ import pytest
 
 from conformance.discover import read_adapter
 from conformance.examine import MAX_BROKEN_IN_A_ROW, Settings
+from conformance.host import LAUNCH
 from conformance.judge import visible_faults
 from conformance.plan import Candidate, Spec, candidates_for, plan
 from conformance.record import CandidateLine, Finding, Incident, Line, Trial
@@ -142,7 +143,7 @@ def test_a_broken_candidate_leaves_the_others_alone(miniature: MiniatureOf) -> N
     missing = Candidate(spec=Spec(adapter="b", variant="only"), adapter=adapter, variant=adapter.variants["only"])
     lines: list[Line] = []
     candidates = [miniature("crash"), missing, miniature("hang"), miniature("good")]
-    findings = ran(candidates, seconds=0.3, lines=lines)
+    findings = ran(candidates, seconds=1.5, lines=lines)
     kinds = [f.verdict.kind if isinstance(f.verdict, Broken) else type(f.verdict).__name__ for f in findings]
     assert kinds == ["crash", "start", "hang", "Agrees"]
     assert {line.name for line in lines if isinstance(line, CandidateLine)} == {
@@ -182,7 +183,7 @@ def test_a_worker_killed_in_the_middle_loses_no_other_result(miniature: Miniatur
         def trial(self, trial: Trial) -> None:  # noqa: ARG002 (the protocol's signature)
             if not started.is_set():
                 started.set()
-                victims.extend(children())
+                victims.extend(workers())
                 os.kill(victims[0], signal.SIGKILL)
                 time.sleep(0.2)
 
@@ -196,10 +197,11 @@ def test_a_worker_killed_in_the_middle_loses_no_other_result(miniature: Miniatur
     assert isinstance(finding.verdict, Broken)
 
 
-def children() -> list[int]:
-    """Process ids of this process's children."""
+def workers() -> list[int]:
+    """Process ids of this process's workers."""
     task = Path(f"/proc/{os.getpid()}/task")
-    return [int(pid) for thread in task.iterdir() for pid in (thread / "children").read_text().split()]
+    children = [pid for thread in task.iterdir() for pid in (thread / "children").read_text().split()]
+    return [int(pid) for pid in children if str(LAUNCH) in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def test_kept_failures_are_replayed(miniature: MiniatureOf, tmp_path: Path) -> None:
