@@ -132,14 +132,14 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
     failed: _Failure | None
     if settings.only is not None:
         failed = _only(state, settings.only)
-        single = combine(state.verdicts, required=frozenset(), aims=frozenset())
+        single = combine(state.verdicts, required=frozenset())
         if isinstance(single, Agrees) and not single.excluded:
             single = Inconclusive(why="this case rules out no fault", missing=visible)
         verdict = single
     else:
         shipped = _shipped(state)
         failed = _generated(state) or shipped
-        verdict = combine(state.verdicts, required=visible, aims=visible & frozenset(requirement.aims))
+        verdict = combine(state.verdicts, required=visible)
     overall: Verdict = verdict
     if group.unrepresentable is not None:
         overall = msgspec.structs.replace(group.unrepresentable, subspace=verdict)
@@ -161,7 +161,6 @@ class _Failure:
 
 
 def _only(state: _Examination, case: Case) -> _Failure | None:
-    state.remaining = set(visible_faults(case.cell, case.initial, state.group.zeroed))
     projected = case.zeroed(state.group.zeroed)
     return _failure(projected, *state.trial(projected, "file"))
 

@@ -150,12 +150,11 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def combine(verdicts: Sequence[TrialVerdict], *, required: frozenset[str], aims: frozenset[str]) -> TrialVerdict:
+def combine(verdicts: Sequence[TrialVerdict], *, required: frozenset[str]) -> TrialVerdict:
     """One verdict for all cases of a candidate, requirement and dtype.
 
-    required: every fault that can show; aims: those the requirement exists for. Divergence outweighs
-    breakage, breakage an untrusted path, and that agreement; the named faults are those that explain *every*
-    divergence.
+    required: the faults that must have been ruled out for an agreement. Divergence outweighs breakage, breakage
+        an untrusted path, and that agreement; the named faults are those that explain *every* divergence.
 
     Raises
     ------
@@ -189,7 +188,7 @@ def combine(verdicts: Sequence[TrialVerdict], *, required: frozenset[str], aims:
                 raise AssertionError("handled above")
             case _:
                 assert_never(verdict)
-    lacking = (required | aims) - excluded
+    lacking = required - excluded
     if lacking:
         return Inconclusive(
             why=f"nothing diverged, but the cases do not rule out {', '.join(sorted(lacking))}",

@@ -15,8 +15,8 @@ Level = Literal["MUST", "SHOULD", "informational"]
 class Requirement:
     """One clause, checked on cases of one cell and one spelling of the initial state.
 
-    aims: faults which cases of this requirement must be able to rule out; without that the answer is
-        inconclusive, whatever else agrees.
+    aims: the faults that this requirement exists for. Agreement rules out every fault that can show with this
+        spelling of the state; these are the ones for which the requirement was written.
     """
 
     name: str

@@ -259,7 +259,7 @@ def test_no_worker_outlives_its_host(miniature: MiniatureOf) -> None:
 
 def test_start_up_code_that_prints_does_no_harm(tmp_path: Path, miniature: MiniatureOf) -> None:
     """A site whose start-up code prints before anything else runs leaves the protocol alone."""
-    (tmp_path / "sitecustomize.py").write_text("print('welcome to this site')\n")
+    (tmp_path / "sitecustomize.py").write_text("print('welcome to this site', flush=True)\n")
     case = a_case()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))

@@ -15,6 +15,7 @@ from conformance.compare import Observed, compare
 from conformance.errors import CaseError
 from conformance.faults import CATALOGUE, catalogue
 from conformance.judge import combine, judge, planted, visible_faults
+from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES, FORMATS, format_of, round_to
 from conformance.strategies import LATTICE, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
@@ -59,7 +60,7 @@ def test_every_planted_fault_is_caught_and_named(name: str, dtype: str) -> None:
             verdicts.append(judge(case, planted(case, catalogue("gru")[name]), ()))
     assert verdicts
     assert all(isinstance(verdict, Diverges) for verdict in verdicts)
-    found = combine(verdicts, required=frozenset(), aims=frozenset())
+    found = combine(verdicts, required=frozenset())
     assert isinstance(found, Diverges)
     assert found.faults == (name,)
 
@@ -152,7 +153,7 @@ def test_agreement_without_the_aimed_fault_is_inconclusive() -> None:
     """Twenty agreeing cases do not pass a requirement whose own fault they cannot see."""
     case = generic("gru", "float32", "omitted", fills=(("b_h", 0),))
     visible = visible_faults("gru", "omitted")
-    verdict = combine([judge(case, correct(case), visible)] * 20, required=visible, aims=frozenset({"drop_rbhn_t0"}))
+    verdict = combine([judge(case, correct(case), visible)] * 20, required=visible)
     assert isinstance(verdict, Inconclusive)
     assert "drop_rbhn_t0" in verdict.missing
 
@@ -160,7 +161,7 @@ def test_agreement_without_the_aimed_fault_is_inconclusive() -> None:
 def test_no_trials_is_an_error() -> None:
     """A requirement without a single trial is never passed."""
     with pytest.raises(CaseError, match="nothing was compared"):
-        combine([], required=frozenset(), aims=frozenset())
+        combine([], required=frozenset())
 
 
 def test_divergence_outweighs_breakage_and_breakage_agreement() -> None:
@@ -170,16 +171,16 @@ def test_divergence_outweighs_breakage_and_breakage_agreement() -> None:
     case = generic("gru", "float32", "given")
     diverges = judge(case, planted(case, catalogue("gru")["update_flip"]), ())
     empty: frozenset[str] = frozenset()
-    assert combine([agrees, broken, diverges], required=empty, aims=empty) == diverges
-    assert combine([agrees, broken], required=empty, aims=empty) == broken
-    assert combine([agrees], required=empty, aims=empty) == agrees
+    assert combine([agrees, broken, diverges], required=empty) == diverges
+    assert combine([agrees, broken], required=empty) == broken
+    assert combine([agrees], required=empty) == agrees
 
 
 def test_an_untrusted_path_spoils_agreement() -> None:
     """An observation of another path than the requested one never passes."""
     agrees = Agrees(excluded=frozenset(), share=0.1, compared=1)
     other = Inconclusive(why="another path ran")
-    assert combine([agrees, other], required=frozenset(), aims=frozenset()) == other
+    assert combine([agrees, other], required=frozenset()) == other
 
 
 def test_the_named_fault_explains_every_divergence() -> None:
@@ -187,7 +188,7 @@ def test_the_named_fault_explains_every_divergence() -> None:
     case = generic("gru", "float32", "given")
     one = judge(case, planted(case, catalogue("gru")["update_flip"]), ())
     other = judge(case, planted(case, catalogue("gru")["swap_rz"]), ())
-    both = combine([one, other], required=frozenset(), aims=frozenset())
+    both = combine([one, other], required=frozenset())
     assert isinstance(both, Diverges)
     assert both.faults == ()
 
@@ -268,3 +269,11 @@ def test_a_huge_observation_diverges_with_numbers_that_can_be_written() -> None:
     verdict = judge(case, Observed(outputs=outputs, final_state=right.final_state), ())
     assert isinstance(verdict, Diverges)
     assert msgspec.json.decode(msgspec.json.encode(verdict), type=Diverges) == verdict
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_every_requirement_can_see_what_it_exists_for(name: str) -> None:
+    """The faults that a requirement aims at are visible with its spelling of the initial state."""
+    requirement = REQUIREMENTS[name]
+    assert requirement.aims
+    assert set(requirement.aims) <= visible_faults(requirement.cell, requirement.initial)

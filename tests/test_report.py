@@ -194,7 +194,7 @@ class Draft:
                 seen = spoil(observe(small, fault))
                 again = judge(small, seen, visible)
                 example = make_example(candidate, requirement, small, seen, again)
-        verdict = combine(verdicts, required=visible, aims=visible & frozenset(entry.aims))
+        verdict = combine(verdicts, required=visible)
         overall_verdict: Verdict = verdict
         if zeroed:
             overall_verdict = Unrepresentable(
