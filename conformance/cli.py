@@ -1,4 +1,4 @@
-"""The command line: run, smoke, list, env, report, schema.
+"""The command line: run, smoke, faults, list, env, report, schema.
 
 Exit codes: 0 nothing diverges; 1 something diverges; 2 bad usage or input; 3 could not be completed (an
 environment or worker broke, an answer is inconclusive, nothing was compared, interrupted).
@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance import __version__
+from conformance.adequacy import adequacy
 from conformance.candidate import parse_spec
 from conformance.case import Case, case_to_json
 from conformance.discover import find_adapters
@@ -34,6 +35,7 @@ from conformance.faults import CATALOGUE
 from conformance.inputs import read_case
 from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Footer, RecordWriter, read_record, record_schema
+from conformance.report.adequacy import print_adequacy
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
 from conformance.report.text import print_summary
@@ -307,6 +309,29 @@ def list_(what: str, adapter_folders: tuple[Path, ...]) -> None:
                 for fault in faults.values():
                     table.add_row(*map(Text, (cell, fault.name, fault.statement, fault.equation)))
     Console().print(table)
+
+
+@main.command(epilog=EXIT_CODES)
+@click.option("--cell", "cells", multiple=True, type=click.Choice(tuple(CATALOGUE)), help="Only this cell; repeatable.")
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated.")
+@_reported
+def faults(cells: tuple[str, ...], dtypes: tuple[str, ...]) -> None:
+    """Tell what the suite would catch: every fault planted under every requirement.
+
+    Prints which requirement catches which fault, the score, and the same for replicas of other suites' oracles.
+    Exit code 1 when a fault is caught by nothing or gets another one's name, or a requirement catches nothing.
+    """
+    console = Console()
+    problems: list[str] = []
+    for cell in cells or CATALOGUE:
+        for dtype in dtypes or DTYPES:
+            with console.status(f"{cell} {dtype}"):
+                result = adequacy(cell, dtype)
+            print_adequacy(result, console)
+            problems += [f"{cell} {dtype}: {problem}" for problem in result.problems()]
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)
+    sys.exit(1 if problems else 0)
 
 
 @main.group()

@@ -231,6 +231,13 @@ class Host:
         """The process id of the running worker, None when there is none."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def _hint(self) -> str:
+        """What to do when a framework beside the harness cannot be imported."""
+        if self._interpreter.kind != "current" or not self._adapter.requirements:
+            return ""
+        return f"; the adapter wants {', '.join(self._adapter.requirements)}, or another release of it"
+
     def observe(self, case: Case) -> Observation | Broken:
         """Run one case: an observation with the shape, dtype and names of the contract, or how it broke."""
         process = self._started()
@@ -277,7 +284,8 @@ class Host:
             # A framework that cannot be imported will not come up the next time either.
             self._hopeless = Broken(
                 kind="start",
-                message=f"{self._adapter.title} does not start ({self._interpreter.label}): {answer.message}",
+                message=f"{self._adapter.title} does not start ({self._interpreter.label}): "
+                f"{answer.message}{self._hint}",
                 exit_code=answer.exit_code,
                 signal=answer.signal,
                 stderr_tail=answer.stderr_tail,

@@ -215,3 +215,20 @@ def test_ctrl_c_leaves_a_readable_incomplete_record(tmp_path: Path) -> None:
     assert record.problem.startswith("incomplete")
     assert [finding.candidate for finding in record.findings] == ["wrong:good"]
     assert "incomplete" in output.lower() + errors.lower()
+
+
+def test_faults_prints_the_matrix_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite proves its own teeth: matrix, score, replicas, exit code 0."""
+    monkeypatch.setenv("COLUMNS", "250")
+    result = invoke("faults", "--cell", "gru", "--dtype", "float32")
+    assert result.exit_code == 0, result.output
+    assert "this suite catches 39 of 39, names 39 uniquely, 0 wrongly" in result.output
+    assert "replica of 'shapes only': catches 0 of 39" in result.output
+
+
+def test_faults_fails_when_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blind judge makes the command fail and say so."""
+    monkeypatch.setattr("conformance.adequacy.judge", lambda *_: Agrees(excluded=frozenset(), share=0.0, compared=1))
+    result = invoke("faults", "--cell", "gru", "--dtype", "float32")
+    assert result.exit_code == 1
+    assert "no requirement catches drop_rbhn_t0" in result.output

@@ -447,7 +447,7 @@ def test_headline_names_the_one_candidate_and_its_fault() -> None:
     draft.judged(draft.candidate("torch:layer"), NONE)
     assert headline(draft.record()) == (
         "1 of 2 candidates diverges: mlx:none==0.31.1 behaves like drop_rbhn_t0 \N{EM DASH} "
-        "the term r * b_hn is missing on the first step when no initial state is given."
+        "the term r * b_hn is missing on the first step when the initial state is left out."
     )
 
 

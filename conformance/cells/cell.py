@@ -125,7 +125,7 @@ class Cell(Generic[E]):
         wiring = wiring if wiring is not None else in_order(time)
         slots = np.zeros((time + 1, case.shape.batch, case.shape.hidden))
         names = {name: np.zeros_like(slots) for name in self.intermediates}
-        unset = 0.0 if case.initial == "given" else 1.0
+        unset = 1.0 if case.initial == "omitted" else 0.0
         for slot in wiring.order:
             source = wiring.states[slot]
             state = case.h0 if source == INITIAL else slots[source]
@@ -168,7 +168,7 @@ class Cell(Generic[E]):
         if lanes is not None:
             states = states[:, lanes]
         inputs = np.swapaxes(case.x, 0, 1)[np.maximum(wiring.inputs, 0)]
-        unset = 0.0 if case.initial == "given" else 1.0
+        unset = 1.0 if case.initial == "omitted" else 0.0
         start = np.repeat(np.where(wiring.states == INITIAL, unset, 0.0), batch)
         x = ops.lift(inputs.reshape((time + 1) * batch, -1))
         h = ops.lift(states.reshape((time + 1) * batch, -1))

@@ -63,7 +63,7 @@ class Equations:
 def step(p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: Equations) -> dict[str, V]:
     """One step on flattened rows.
 
-    x: (N, D); h: (N, H); start: (N,), 1 in rows whose state is the sequence's omitted or zero initial state.
+    x: (N, D); h: (N, H); start: (N,), 1 in rows whose state is the sequence's initial state, left out by the caller.
     Returns the named intermediates r, z, n and the next state h, each (N, H).
     """
     r = ops.apply(

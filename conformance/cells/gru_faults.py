@@ -99,7 +99,7 @@ def gru_faults(form: str) -> tuple[Fault, ...]:
         reset_faults = (
             fault(
                 "drop_rbhn_t0",
-                "the term r * b_hn is missing on the first step when no initial state is given",
+                "the term r * b_hn is missing on the first step when the initial state is left out",
                 f"{n_line}, also at step 0, where h = 0 leaves r * b_hn",
                 "n = tanh(W_xn x + b_xn) at step 0",
                 equations=eq(reset=_drop_reset_at_start),

@@ -1,0 +1,247 @@
+"""Adequacy: what the suite would catch. Every fault against every requirement, and against other people's oracles.
+
+Each fault of the catalogue is planted (run as an implementation, emulated in a dtype) and judged exactly as a
+candidate is. The same planted faults are shown to *replicas* of the oracles of other test suites: our own code,
+written after what their sources check, so that a reader sees what a derived bound and generic cases gain. A
+replica reproduces the comparison and the kind of input, not the suite around it.
+
+Nothing here is a pass by default: a fault that no requirement catches, a requirement that catches nothing, and a
+fault that gets another one's name are reported as problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from conformance.algebra import Rounded
+from conformance.case import Case, Initial, Shape
+from conformance.cells import cell_named
+from conformance.cells.fault import Fault
+from conformance.compare import Observed, compare
+from conformance.faults import catalogue
+from conformance.inputs import shipped_cases
+from conformance.judge import combine, judge, planted, visible_faults
+from conformance.requirement import REQUIREMENTS, Requirement
+from conformance.rounding import Array, format_of
+from conformance.strategies import CONSTANT, LATTICE, ZERO, Signature, build
+from conformance.verdict import Diverges
+
+Catch = Literal["named", "caught", "misnamed", "missed", "hidden"]
+Implementation: TypeAlias = Callable[[Case], Observed]
+
+# Shapes of the cases made here; the last one of the lattice names every fault from a single case.
+_GENERIC: Final = LATTICE[-1][0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oracle:
+    """A replica of another suite's check.
+
+    source: whose check it imitates; accepts: whether an implementation passes it.
+    """
+
+    name: str
+    source: str
+    accepts: Callable[[Implementation, str, str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adequacy:
+    """The matrix of one cell and dtype.
+
+    catches: fault -> requirement -> how it is caught; hidden: it cannot show with that spelling of the state.
+    oracles: oracle -> the faults it catches; void: oracles that reject a correct implementation as well, so that
+        what they catch means nothing.
+    false_alarms: oracle (and "derived bound") -> conforming runs it rejects, out of `conforming`.
+    """
+
+    cell: str
+    dtype: str
+    catches: Mapping[str, Mapping[str, Catch]]
+    oracles: Mapping[str, frozenset[str]]
+    void: frozenset[str]
+    false_alarms: Mapping[str, int]
+    conforming: int
+
+    @property
+    def caught(self) -> frozenset[str]:
+        """The faults that at least one requirement catches."""
+        good = ("named", "caught", "misnamed")
+        return frozenset(fault for fault, row in self.catches.items() if any(c in good for c in row.values()))
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The faults that at least one requirement catches and names uniquely."""
+        return frozenset(fault for fault, row in self.catches.items() if "named" in row.values())
+
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the suite itself; empty when it is adequate."""
+        found = [f"no requirement catches {fault}" for fault in self.catches if fault not in self.caught]
+        for requirement in dict.fromkeys(name for row in self.catches.values() for name in row):
+            column = [row[requirement] for row in self.catches.values()]
+            if not {"named", "caught"} & set(column):
+                found.append(f"{requirement} catches nothing")
+        for fault, row in self.catches.items():
+            found += [f"{requirement} gives {fault} another name" for requirement, c in row.items() if c == "misnamed"]
+        return tuple(found)
+
+
+def adequacy(cell: str, dtype: str) -> Adequacy:
+    """Plant every fault of `cell` in `dtype` and judge it under every requirement and oracle.
+
+    Raises
+    ------
+    SpecError: the cell has no catalogue.
+    """
+    requirements = [requirement for requirement in REQUIREMENTS.values() if requirement.cell == cell]
+    catches: dict[str, dict[str, Catch]] = {}
+    oracles: dict[str, set[str]] = {oracle.name: set() for oracle in ORACLES}
+    for name, fault in catalogue(cell).items():
+        catches[name] = {requirement.name: _catch(requirement, fault, dtype) for requirement in requirements}
+
+        def implementation(case: Case, fault: Fault = fault) -> Observed:
+            return planted(case, fault)
+
+        for oracle in ORACLES:
+            if not oracle.accepts(implementation, cell, dtype):
+                oracles[oracle.name].add(name)
+    cases = tuple(_conforming(cell, dtype))
+    observed = [_correct(case) for case in cases]
+    alarms = {"derived bound": sum(not compare(c, o).explains for c, o in zip(cases, observed, strict=True))}
+    for name, (relative, absolute) in TOLERANCES.items():
+        alarms[name] = sum(not _close(c, o, relative, absolute) for c, o in zip(cases, observed, strict=True))
+    return Adequacy(
+        cell=cell,
+        dtype=dtype,
+        catches=catches,
+        oracles={name: frozenset(found) for name, found in oracles.items()},
+        void=frozenset(oracle.name for oracle in ORACLES if not oracle.accepts(_correct, cell, dtype)),
+        false_alarms=alarms,
+        conforming=len(cases),
+    )
+
+
+def _catch(requirement: Requirement, fault: Fault, dtype: str) -> Catch:
+    """How a requirement's cases, judged as a run judges them, deal with a planted fault."""
+    if fault.name not in visible_faults(requirement.cell, requirement.initial):
+        return "hidden"
+    diverging: list[Diverges] = []
+    for case in _cases(requirement, dtype):
+        verdict = judge(case, planted(case, fault), ())
+        if not isinstance(verdict, Diverges):
+            continue
+        diverging.append(verdict)
+        together = combine(diverging, required=frozenset())
+        if not isinstance(together, Diverges) or fault.name not in together.faults:
+            return "misnamed"
+        if together.faults == (fault.name,):
+            return "named"
+    return "caught" if diverging else "missed"
+
+
+def _cases(requirement: Requirement, dtype: str) -> Iterable[Case]:
+    """The shipped cases, the most telling first: a run tries them all, here the first that names a fault ends it."""
+    return sorted(shipped_cases(requirement, dtype), key=lambda case: case.origin != "shipped: random_4x12x6x8")
+
+
+def _correct(case: Case) -> Observed:
+    """A correct implementation, emulated in the case's dtype."""
+    sequence = cell_named(case.cell).run(case, ops=Rounded(format_of(case.dtype)))
+    return Observed(outputs=sequence.outputs, final_state=sequence.final_state)
+
+
+def _conforming(cell: str, dtype: str) -> Iterable[Case]:
+    """Cases of correct runs on which a fixed tolerance may raise a false alarm: trained-like, chaotic, saturating."""
+    for seed in range(5):
+        for scale in (0.8, 6.0, 20.0):
+            for shape in (_GENERIC, Shape(batch=2, time=128, features=6, hidden=24)):
+                signature = Signature(shape=shape, batched=True, seed=seed, scale=scale, decimals=12, fills=())
+                yield build(signature, cell=cell, dtype=dtype, initial="given")
+
+
+def _reference(case: Case) -> Array:
+    return cell_named(case.cell).run(case).outputs
+
+
+def _close(case: Case, observed: Observed, relative: float, absolute: float) -> bool:
+    """A fixed tolerance against the reference, as numpy.testing and torch.testing compare."""
+    expected = _reference(case)
+    return bool(np.all(np.abs(observed.outputs - expected) <= absolute + relative * np.abs(expected)))
+
+
+def _generic(cell: str, dtype: str, initial: Initial) -> Case:
+    signature = Signature(shape=_GENERIC, batched=True, seed=7, scale=0.8, decimals=12, fills=())
+    return build(signature, cell=cell, dtype=dtype, initial=initial)
+
+
+# --- Replicas of other suites' oracles ---
+
+TOLERANCES: Final[Mapping[str, tuple[float, float]]] = {
+    "rtol 1e-5, atol 1e-5": (1e-5, 1e-5),
+    "rtol 1.3e-6, atol 1e-5": (1.3e-6, 1e-5),
+    "rtol 1e-2, atol 1e-3": (1e-2, 1e-3),
+}
+
+
+def _shapes_only(implementation: Implementation, cell: str, dtype: str) -> bool:
+    cases = [_generic(cell, dtype, initial) for initial in ("omitted", "given")]
+    return all(implementation(case).outputs.shape == (4, 12, case.shape.hidden) for case in cases)
+
+
+def _none_is_zeros(implementation: Implementation, cell: str, dtype: str) -> bool:
+    omitted = _generic(cell, dtype, "omitted")
+    zeros = replace(omitted, initial="zeros")
+    one, other = implementation(omitted).outputs, implementation(zeros).outputs
+    return bool(np.all(np.abs(one - other) <= 1e-5 + 1.3e-6 * np.abs(other)))
+
+
+def _within(relative: float, absolute: float) -> Callable[[Implementation, str, str], bool]:
+    def accepts(implementation: Implementation, cell: str, dtype: str) -> bool:
+        cases = [_generic(cell, dtype, initial) for initial in ("omitted", "given")]
+        return all(_close(case, implementation(case), relative, absolute) for case in cases)
+
+    return accepts
+
+
+def _constant_weights(implementation: Implementation, cell: str, dtype: str) -> bool:
+    """Every weight the same constant, hidden biases zero, three rows, one step, no initial state."""
+    shape = Shape(batch=3, time=1, features=3, hidden=3)
+    groups = {"W_x": CONSTANT, "W_h": CONSTANT, "b_x": CONSTANT, "b_h": ZERO}
+    signature = Signature(shape=shape, batched=True, seed=0, scale=0.8, decimals=12, fills=tuple(groups.items()))
+    case = build(signature, cell=cell, dtype=dtype, initial="omitted")
+    return _close(case, implementation(case), 1e-3, 1e-7)
+
+
+ORACLES: Final[Sequence[Oracle]] = (
+    Oracle(
+        name="shapes only",
+        source="mlx python/tests/test_nn.py, test_gru, as of 0.31.1: asserts the shapes of the outputs",
+        accepts=_shapes_only,
+    ),
+    Oracle(
+        name="None == zeros",
+        source="pytorch test/test_nn.py, test_rnn_initial_hidden_state: an omitted state against one of zeros",
+        accepts=_none_is_zeros,
+    ),
+    Oracle(
+        name="constant weights",
+        source="onnx backend node tests of GRU: constant weights, one step, rtol 1e-3, atol 1e-7",
+        accepts=_constant_weights,
+    ),
+    *(
+        Oracle(
+            name=name,
+            source={
+                "rtol 1e-5, atol 1e-5": "a tolerance often written by hand, on this suite's own generic cases",
+                "rtol 1.3e-6, atol 1e-5": "torch.testing.assert_close defaults for float32, on the same cases",
+                "rtol 1e-2, atol 1e-3": "NNSmith's default tolerances, on the same cases",
+            }[name],
+            accepts=_within(*tolerance),
+        )
+        for name, tolerance in TOLERANCES.items()
+    ),
+)
