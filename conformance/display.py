@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from conformance.plan import Group
 from conformance.record import Finding, Incident, Trial
@@ -81,7 +82,7 @@ class Display:
 
     def incident(self, incident: Incident) -> None:
         """Print an incident above the rows."""
-        self._progress.console.print(f"[yellow]{escape(incident.candidate)}: {escape(incident.what)}[/yellow]")
+        self._progress.console.print(Text(f"{incident.candidate}: {incident.what}", style="yellow"))
 
 
 class Lines:
