@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from conformance.candidate import Spec
@@ -12,6 +13,10 @@ from conformance.discover import read_adapter
 from conformance.plan import Candidate
 
 pytest_plugins = ["pytester"]
+
+# No deadline: these machines are shared. The same examples every time: a red build must mean a changed project.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 MINIATURES = Path(__file__).resolve().parent / "miniatures"
 
