@@ -944,3 +944,27 @@ def test_the_summary_of_agreement_counts_what_is_ruled_out() -> None:
     draft.findings = [finding]
     assert "1 of 2 visible faults ruled out; largest share of the bound 0.43; 1 trial" in printed(draft.record(), 200)
     assert "drop_bhr" in page(draft.record()).text
+
+
+def test_the_terminal_names_the_faults_that_are_ruled_out() -> None:
+    """Agreement is shown with its kill set, once for all candidates that share it."""
+    draft = Draft()
+    for name in ("mine:one", "mine:two"):
+        draft.candidate(name)
+        draft.found(name, Agrees(excluded=frozenset({"swap_rz", "drop_bhn"}), share=0.1, compared=5))
+    shown = printed(draft.record(), 200)
+    assert shown.count("Ruled out by what agrees of mine:one and mine:two (2 faults):") == 1
+    assert "drop_bhn, swap_rz" in shown
+
+
+def test_the_terminal_shows_what_a_broken_candidate_said_last() -> None:
+    """The tail of stderr, or of an installer's message, stands below the table, inert."""
+    draft = Draft()
+    draft.candidate("mine:one", came_up=False)
+    draft.found(
+        "mine:one", Broken(kind="start", message="No such release", stderr_tail="first\n\x1b[31mno version of mlx==9")
+    )
+    shown = printed(draft.record(), 200)
+    assert "mine:one is broken: No such release" in shown
+    assert "no version of mlx==9" in shown
+    assert "\x1b[31m" not in shown

@@ -46,6 +46,7 @@ _STYLES: Final[dict[Outcome, str]] = {
     "unsupported": "dim",
 }
 _PARAGRAPHS: Final = 12
+_TAIL_LINES: Final = 8
 
 
 def print_summary(record: Record, console: Console) -> None:
@@ -67,12 +68,39 @@ def print_summary(record: Record, console: Console) -> None:
     console.print(table)
     for reason in gaps(record):
         writer.line(f"Not a full answer: {reason}.", "bold yellow")
+    _ruled_out(all_results, writer)
+    for result in all_results:
+        _breakage(result, writer)
     pairs = [pair for result in all_results for pair in diverging(result.findings)]
     for finding, verdict in pairs[:_PARAGRAPHS]:
         _paragraph(record, finding, verdict, writer)
     if len(pairs) > _PARAGRAPHS:
         writer.line(f"... and {count(len(pairs) - _PARAGRAPHS, 'further divergence')} in the record.")
     console.print()
+
+
+def _ruled_out(all_results: Sequence[Result], writer: _Writer) -> None:
+    """Name the faults that agreeing checks rule out, once for all candidates with the same set."""
+    groups: dict[frozenset[str], list[str]] = {}
+    for result in all_results:
+        agreeing = [inner for f in result.findings if isinstance(inner := core(f.verdict), Agrees)]
+        if agreeing:
+            faults = frozenset[str]().union(*(verdict.excluded for verdict in agreeing))
+            groups.setdefault(faults, []).append(label(result.name))
+    for faults, names in groups.items():
+        writer.line("")
+        writer.line(f"Ruled out by what agrees of {listed(names)} ({count(len(faults), 'fault')}):")
+        writer.line(", ".join(label(fault) for fault in sorted(faults)), indent=2)
+
+
+def _breakage(result: Result, writer: _Writer) -> None:
+    """What a broken candidate said last, where that tells more than the table."""
+    broken = [inner for f in result.findings if isinstance(inner := core(f.verdict), Broken) and inner.stderr_tail]
+    if broken:
+        writer.line("")
+        writer.line(f"{label(result.name)} is broken: {label(broken[0].message)}", _STYLES["broken"])
+        for line in broken[0].stderr_tail.strip().splitlines()[-_TAIL_LINES:]:
+            writer.line(label(line), indent=2)
 
 
 class _Writer:
