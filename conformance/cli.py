@@ -102,7 +102,13 @@ def main() -> None:
 @click.option(
     "--examples", default=20, show_default=True, type=click.IntRange(min=0), help="Generated cases per group."
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the generated cases.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of the generated cases; failures kept from earlier runs come first, see --forget.",
+)
 @click.option(
     "--case",
     "case_file",

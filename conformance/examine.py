@@ -192,7 +192,7 @@ def _generated(state: _Examination) -> _Failure | None:
     # `settings` above `seed`: a seed alone switches the example database off.
     @hypothesis_settings(
         max_examples=chosen.examples,
-        database=_database(group, chosen.database),
+        database=_database(group, state.host.version, chosen.database),
         deadline=None,
         phases=(Phase.reuse, Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
@@ -243,10 +243,10 @@ def _generated(state: _Examination) -> _Failure | None:
     return failure
 
 
-def _database(group: Group, root: Path | None) -> ExampleDatabase | None:
-    # A folder per candidate and release: Hypothesis forgets kept examples that pass, and an example that one
-    # release passes must stay with the release that fails it.
-    return None if root is None else DirectoryBasedExampleDatabase(root / slug(group))
+def _database(group: Group, version: str, root: Path | None) -> ExampleDatabase | None:
+    # A folder per candidate and release, also where the candidate's name has none: Hypothesis forgets kept
+    # examples that pass, and what one release passes must stay with the release that fails it.
+    return None if root is None else DirectoryBasedExampleDatabase(root / f"{slug(group)}-{version or 'unknown'}")
 
 
 def slug(group: Group) -> str:

@@ -208,6 +208,7 @@ class Host:
         self._restarts = -1
         self._hopeless: Broken | None = None
         self._announced = False
+        self._version = ""
 
     def __enter__(self) -> Self:
         return self
@@ -230,6 +231,11 @@ class Host:
     def pid(self) -> int | None:
         """The process id of the running worker, None when there is none."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def version(self) -> str:
+        """The framework's version as the first worker found it, "" before that."""
+        return self._version
 
     @property
     def _hint(self) -> str:
@@ -298,7 +304,8 @@ class Host:
             self._announced = True
             facts = answer.body.get("facts")
             facts = facts if isinstance(facts, dict) else {}
-            self._ready(str(answer.body.get("version", "")), {str(k): str(v) for k, v in facts.items()})
+            self._version = str(answer.body.get("version", ""))
+            self._ready(self._version, {str(k): str(v) for k, v in facts.items()})
         return process
 
     def _ask(self, process: _Process, message: wire.Message, seconds: float, what: str) -> wire.Message | Broken:

@@ -7,6 +7,7 @@ name beside MLX 0.31.1 and passes beside 0.32.4; that it fails when no framework
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,14 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# What is installed beside the wheel, the suite's exit code, words of its output, and the exit code of the repro
+# script that the command line writes for the same question (None: there is nothing to reproduce).
+CHECKS: list[tuple[str, int, list[str], int | None]] = [
+    ("mlx[cpu]==0.31.1", 1, ["drop_rbhn_t0", "mlx 0.31.1", "expected h =", "again: rnn-conformance run"], 1),
+    ("mlx[cpu]==0.32.4", 0, ["3 passed"], None),
+    ("", 1, ["no candidate to test"], None),
+]
 
 
 def main() -> int:
@@ -28,15 +37,11 @@ def main() -> int:
         packages = {name for name in top if not name.endswith(".dist-info")}
         if packages != {"conformance"}:
             problems.append(f"top-level packages of the wheel: {sorted(packages)}, wanted only conformance")
-        for beside, code, words in (
-            ("mlx[cpu]==0.31.1", 1, ["drop_rbhn_t0", "mlx 0.31.1", "expected h =", "again: rnn-conformance run"]),
-            ("mlx[cpu]==0.32.4", 0, ["3 passed"]),
-            ("", 1, ["no candidate to test"]),
-        ):
-            problems += asked(folder, wheel, beside, code, words)
+        for beside, code, words, repro in CHECKS:
+            problems += asked(folder, wheel, beside, code, words, repro)
     for problem in problems:
         print(f"FAILED: {problem}")
-    print(f"{4 - len(problems)} passed, {len(problems)} failed")
+    print(f"{len(CHECKS) + 1 - len(problems)} passed, {len(problems)} failed")
     return len(problems)
 
 
@@ -48,8 +53,8 @@ def built(folder: Path) -> Path:
     return wheel
 
 
-def asked(folder: Path, wheel: Path, beside: str, code: int, words: list[str]) -> list[str]:
-    """What is wrong with the answer of the suite beside this framework."""
+def asked(folder: Path, wheel: Path, beside: str, code: int, words: list[str], repro: int | None) -> list[str]:
+    """What is wrong with the answer of the suite, and of the repro script, beside this framework."""
     environment = folder / f"beside-{beside or 'nothing'}"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / "bin" / "python"
@@ -66,6 +71,22 @@ def asked(folder: Path, wheel: Path, beside: str, code: int, words: list[str]) -
     problems = [f"beside {beside or 'nothing'}: exit code {done.returncode}, wanted {code}\n{done.stdout}"]
     if done.returncode == code:
         problems = [f"beside {beside or 'nothing'}: no {missing} in\n{done.stdout}"] if missing else []
+    return problems if problems or repro is None else reproduced(python, elsewhere, repro)
+
+
+def reproduced(python: Path, folder: Path, code: int) -> list[str]:
+    """What is wrong with the repro script in the record of a run, run by the framework's own interpreter."""
+    command = [str(python.parent / "rnn-conformance"), "run", "mlx:none", "-k", "gru_hidden_none", "--quiet"]
+    subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    (record,) = (folder / "reports").glob("*.jsonl")
+    lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    scripts = [line["example"]["repro"] for line in lines if line["type"] == "finding" and line["example"]]
+    problems = [] if scripts else ["no repro script in the record"]
+    for script in scripts:
+        done = subprocess.run([str(python), "-"], input=script, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != code:
+            problems.append(f"a repro script ended with {done.returncode}, wanted {code}\n{done.stdout}{done.stderr}")
+    print(f"{len(scripts)} repro scripts run")
     return problems
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conformance.discover import read_adapter
@@ -207,7 +208,9 @@ def workers() -> list[int]:
 def test_kept_failures_are_replayed(miniature: MiniatureOf, tmp_path: Path) -> None:
     """A failure found once is in Hypothesis's example database and is tried first the next time."""
     (first,) = ran([miniature("drop_rbhn_t0")], database=tmp_path)
-    assert any(path.is_file() for path in tmp_path.rglob("*"))
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == f"wrong_drop_rbhn_t0-gru_hidden_none-float32-{np.__version__}"
+    assert any(path.is_file() for path in folder.rglob("*"))
     assert first.example is not None
     lines: list[Line] = []
     (again,) = ran([miniature("drop_rbhn_t0")], database=tmp_path, lines=lines)
