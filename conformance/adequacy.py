@@ -27,14 +27,11 @@ from conformance.inputs import shipped_cases
 from conformance.judge import combine, judge, planted, visible_faults
 from conformance.requirement import REQUIREMENTS, Requirement
 from conformance.rounding import Array, format_of
-from conformance.strategies import CONSTANT, LATTICE, ZERO, Signature, build
+from conformance.strategies import CONSTANT, GENERIC, ZERO, Signature, build
 from conformance.verdict import Diverges
 
 Catch = Literal["named", "caught", "misnamed", "missed", "hidden"]
 Implementation: TypeAlias = Callable[[Case], Observed]
-
-# Shapes of the cases made here; the last one of the lattice names every fault from a single case.
-_GENERIC: Final = LATTICE[-1][0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +155,7 @@ def _conforming(cell: str, dtype: str) -> Iterable[Case]:
     """Cases of correct runs on which a fixed tolerance may raise a false alarm: trained-like, chaotic, saturating."""
     for seed in range(5):
         for scale in (0.8, 6.0, 20.0):
-            for shape in (_GENERIC, Shape(batch=2, time=128, features=6, hidden=24)):
+            for shape in (GENERIC, Shape(batch=2, time=128, features=6, hidden=24)):
                 signature = Signature(shape=shape, batched=True, seed=seed, scale=scale, decimals=12, fills=())
                 yield build(signature, cell=cell, dtype=dtype, initial="given")
 
@@ -174,7 +171,7 @@ def _close(case: Case, observed: Observed, relative: float, absolute: float) -> 
 
 
 def _generic(cell: str, dtype: str, initial: Initial) -> Case:
-    signature = Signature(shape=_GENERIC, batched=True, seed=7, scale=0.8, decimals=12, fills=())
+    signature = Signature(shape=GENERIC, batched=True, seed=7, scale=0.8, decimals=12, fills=())
     return build(signature, cell=cell, dtype=dtype, initial=initial)
 
 

@@ -18,13 +18,18 @@ from conformance.case import Case, Initial, Shape, make_case
 from conformance.cells import cell_named
 from conformance.rounding import Array
 
-# Smallest first: Hypothesis shrinks toward the front. Unbatched shapes have B = 1.
+# Names every fault of the GRU from one generic case; small enough for a sharp bound.
+GENERIC: Final = Shape(batch=4, time=12, features=6, hidden=8)
+
+# Smallest first: Hypothesis shrinks toward the front. Unbatched shapes have B = 1. The widest one has odd sizes past
+# the usual vector widths and blocks of kernels.
 LATTICE: Final[tuple[tuple[Shape, bool], ...]] = (
     (Shape(batch=1, time=1, features=1, hidden=1), True),
     (Shape(batch=1, time=2, features=1, hidden=2), False),
     (Shape(batch=2, time=3, features=2, hidden=3), True),
     (Shape(batch=1, time=16, features=3, hidden=5), False),
-    (Shape(batch=4, time=12, features=6, hidden=8), True),
+    (GENERIC, True),
+    (Shape(batch=3, time=5, features=17, hidden=67), True),
 )
 
 # Weight scale relative to 1/sqrt(fan-in): trained-like, large (chaotic), tiny, saturating.

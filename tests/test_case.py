@@ -18,7 +18,7 @@ from conformance.errors import CaseError
 from conformance.inputs import read_case, read_weights, shipped_cases
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES, round_to
-from conformance.strategies import CONSTANT, LATTICE, ZERO, Signature, build, cases
+from conformance.strategies import CONSTANT, GENERIC, LATTICE, ZERO, Signature, build, cases
 
 
 def a_case() -> Case:
@@ -160,7 +160,7 @@ def test_unbatched_shapes_are_drawn_only_where_offered() -> None:
 @settings(max_examples=20, database=None, deadline=None)
 def test_generic_cases_have_telling_biases(seed: int) -> None:
     """Generic biases are clearly non-zero, and b_x differs from b_h: nothing hides."""
-    signature = Signature(shape=LATTICE[-1][0], batched=True, seed=seed, scale=0.8, decimals=12, fills=())
+    signature = Signature(shape=GENERIC, batched=True, seed=seed, scale=0.8, decimals=12, fills=())
     p = build(signature, cell="gru", dtype="float32", initial="given").parameters
     for gate in "rzn":
         assert np.abs(p[f"b_x{gate}"]).min() >= 0.1
@@ -170,8 +170,7 @@ def test_generic_cases_have_telling_biases(seed: int) -> None:
 
 def test_overlays_fill_their_own_group_only() -> None:
     """Zeros and constants replace one group of arrays; the numbers of the others stay."""
-    shape, batched = LATTICE[-1]
-    plain = Signature(shape=shape, batched=batched, seed=7, scale=0.8, decimals=12, fills=())
+    plain = Signature(shape=GENERIC, batched=True, seed=7, scale=0.8, decimals=12, fills=())
     odd = replace(plain, fills=(("W_x", ZERO), ("b_h", CONSTANT)))
     one, other = (build(s, cell="gru", dtype="float64", initial="given") for s in (plain, odd))
     assert not any(other.parameters[name].any() for name in ("W_xr", "W_xz", "W_xn"))
