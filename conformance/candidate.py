@@ -56,6 +56,7 @@ class Adapter:
     distribution: the framework's distribution, whose installed version names the candidate.
     requirements: pinned requirement lines of its managed environment.
     start_seconds, case_seconds: deadlines of a worker's start and of one case.
+    by_path: whether a user named the folder: a command that shows a result again must name it, too.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Adapter:
     variants: Mapping[str, Variant]
     start_seconds: float
     case_seconds: float
+    by_path: bool = False
 
 
 _SPEC = re.compile(

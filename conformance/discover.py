@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,14 +109,14 @@ def find_adapters(extra: Iterable[Path] = ()) -> dict[str, Adapter]:
         if not locations:
             raise SpecError("an entry point names no package", where=f"{ENTRY_POINTS}: {point.name}", got=point.value)
         folders.append(Path(next(iter(locations))))
-    folders.extend(path.resolve() for path in extra)
+    found = [read_adapter(folder) for folder in folders]
+    found += [replace(read_adapter(path.resolve()), by_path=True) for path in extra]
     adapters: dict[str, Adapter] = {}
-    for folder in folders:
-        adapter = read_adapter(folder)
+    for adapter in found:
         if adapter.name in adapters:
             raise SpecError(
                 "two adapters have one name",
-                where=str(folder),
+                where=str(adapter.folder),
                 got=adapter.name,
                 wanted=f"a name other than that of {adapters[adapter.name].folder}",
             )

@@ -7,6 +7,7 @@ cost another worker.
 
 from __future__ import annotations
 
+import shlex
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -273,7 +274,11 @@ def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
         path = None if chosen.keep is None else chosen.keep(group, case)
     except OSError:
         path = None
-    command = f"rnn-conformance run '{group.candidate.name}' -k {group.requirement.name}"
+    words = ["rnn-conformance", "run", group.candidate.name, "-k", group.requirement.name]
+    if group.candidate.adapter.by_path:
+        words += ["--adapter", str(group.candidate.adapter.folder)]
+    if path is not None:
+        words += ["--case", str(path)]
     return Example(
         case=case_to_json(case),
         verdict=failure.verdict,
@@ -282,7 +287,7 @@ def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
         expected_outputs=_plain(truth.outputs),
         expected_final_state=_plain(truth.final_state),
         repro=repro,
-        command=command if path is None else f"{command} --case '{path}'",
+        command=shlex.join(words),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,6 +89,9 @@ def test_the_minimal_case_can_be_run_again(tmp_path: Path) -> None:
     assert example is not None
     case_file = next((tmp_path / "out").glob("*-cases/*.json"))
     assert str(case_file) in example.command
+    assert f"--adapter {WRONG}" in example.command
+    again = invoke(*shlex.split(example.command)[1:], "--output", str(tmp_path / "again"))
+    assert again.exit_code == 1, again.output
     for variant, code, kind in (("drop_rbhn_t0", 1, Diverges), ("good", 0, Agrees)):
         out = tmp_path / variant
         fixed = ["--adapter", WRONG, "--output", str(out), "--case", str(case_file)]

@@ -46,7 +46,7 @@ def test_a_wrong_candidate_fails_with_everything_needed(pytester: pytest.Pyteste
             "  minimal case: (B=1, T=*",
             "    step 0, batch 0: expected h = *",
             "*observed h = *",
-            "  again: rnn-conformance run 'wrong:drop_rbhn_t0' -k gru_hidden_none --case *",
+            "  again: rnn-conformance run wrong:drop_rbhn_t0 -k gru_hidden_none --adapter */wrong --case *",
         ]
     )
 
