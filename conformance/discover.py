@@ -17,12 +17,12 @@ from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
-from packaging.requirements import InvalidRequirement, Requirement
 
 from conformance.candidate import Adapter, Declared, Spec, Variant
 from conformance.case import Initial
 from conformance.cells import CELLS
 from conformance.errors import SpecError
+from conformance.pins import parse_requirement
 from conformance.rounding import DtypeName
 from conformance.verdict import Owner
 
@@ -167,10 +167,7 @@ def _requirements(folder: Path) -> tuple[str, ...]:
         text = line.split("#")[0].strip()
         if not text:
             continue
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            raise SpecError("not a requirement", where=str(path), got=f"{text}: {error}") from None
+        requirement = parse_requirement(text, where=str(path))
         if requirement.marker is None or requirement.marker.evaluate():
             requirement.marker = None
             applicable.append(str(requirement))

@@ -40,13 +40,11 @@ from urllib.request import url2pathname
 import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.requirements import Requirement
 
 from conformance import installer
 from conformance.errors import EnvironmentUnavailable, SpecError
+from conformance.pins import parse_requirement
 
 CACHE_VARIABLE: Final = "RNN_CONFORMANCE_CACHE"
 OLDEST_PYTHON: Final = (3, 11)
@@ -185,85 +183,6 @@ def _dotted(version: Sequence[int]) -> str:
     return ".".join(map(str, version))
 
 
-# --- Requirements ---
-
-
-def requirements_for(
-    lines: Sequence[str], *, distribution: str, version: str | None = None, source: Path | None = None
-) -> tuple[str, ...]:
-    """Turn an adapter's pinned requirements into those of one candidate.
-
-    With neither `version` nor `source` the pins stay. Otherwise the framework's own requirement is pinned to
-    that release, or to that local wheel or checkout, and the ``==`` pins of all others are lifted (bounds,
-    extras, markers and URLs stay): they belong to the release that the adapter was written against, and
-    another one may need others.
-
-    Parameters
-    ----------
-    lines: requirements as in a file of pip's, without options; blank lines and comments are dropped.
-    distribution: name of the framework's distribution, in any spelling.
-    version: a release, exactly.
-    source: a ``.whl`` file, or a folder with ``pyproject.toml`` or ``setup.py``.
-
-    Raises
-    ------
-    SpecError: a line is no requirement; `distribution` is not among them; `version` is no version; `source`
-        is no wheel or checkout, or a wheel of something else; both are given.
-    """
-    if version is not None and source is not None:
-        raise SpecError("A version and a local source exclude each other", got=f"version {version}, source {source}")
-    own = canonicalize_name(distribution)
-    bare = [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
-    parsed = [_requirement(line) for line in bare]
-    if not any(canonicalize_name(requirement.name) == own for requirement in parsed):
-        what = f"The requirements do not name {distribution}"
-        raise SpecError(what, got=", ".join(bare) or "nothing", wanted=distribution)
-    if version is None and source is None:
-        return tuple(bare)
-    try:
-        pin = "" if version is None else f"=={Version(version)}"
-    except InvalidVersion:
-        what = f"Not a version of {distribution}"
-        raise SpecError(what, got=str(version), wanted="a release such as 1.2.3") from None
-    url = None if source is None else _source_url(source, own)
-    for requirement in parsed:
-        if canonicalize_name(requirement.name) == own:
-            requirement.specifier, requirement.url = SpecifierSet(pin), url
-        else:
-            kept = (str(part) for part in requirement.specifier if part.operator not in ("==", "==="))
-            requirement.specifier = SpecifierSet(",".join(kept))
-    return tuple(map(str, parsed))
-
-
-def _requirement(line: str) -> Requirement:
-    try:
-        return Requirement(line)
-    except InvalidRequirement as error:
-        wanted = "name[extras]==version; markers, without options"
-        raise SpecError("Not a requirement", got=f"{line}\n{error}", wanted=wanted) from None
-
-
-def _source_url(source: Path, own: str) -> str:
-    source = source.expanduser().absolute()
-    if source.is_dir() and any((source / name).is_file() for name in ("pyproject.toml", "setup.py")):
-        return source.as_uri()
-    if not (source.is_file() and source.suffix == ".whl"):
-        raise SpecError(
-            "Not something that can be installed",
-            where=str(source),
-            got="a folder" if source.is_dir() else "a file" if source.exists() else "nothing there",
-            wanted="a wheel, or a folder with pyproject.toml or setup.py",
-        )
-    try:
-        name, *_ = parse_wheel_filename(source.name)
-    except InvalidWheelFilename as error:
-        what, hint = "Not the file name of a wheel", "it says what the wheel fits: keep the one that it was built with"
-        raise SpecError(what, where=str(source), got=str(error), hint=hint) from None
-    if name != own:
-        raise SpecError("A wheel of another distribution", where=str(source), got=name, wanted=own)
-    return source.as_uri()
-
-
 # --- Managed environments ---
 
 
@@ -297,7 +216,7 @@ def managed(
     """
     if not requirements:
         raise SpecError(f"No requirements for the environment {name}", wanted="at least the framework itself")
-    lines = tuple(sorted({str(_requirement(line)) for line in requirements}))
+    lines = tuple(sorted({str(parse_requirement(line)) for line in requirements}))
     folder = _folder() / _key(name, lines)
     interpreter = Interpreter(
         python=_python_in(folder), kind="managed", label=f"managed: {', '.join(lines)}", location=folder

@@ -19,9 +19,9 @@ from conformance.environments import (
     from_path,
     installed_version,
     managed,
-    requirements_for,
 )
 from conformance.errors import SpecError
+from conformance.pins import requirements_for
 from conformance.requirement import Requirement
 from conformance.verdict import Unrepresentable, Unsupported
 

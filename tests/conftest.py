@@ -1,4 +1,4 @@
-"""Shared fixtures: the miniatures, and a cache of this session's own."""
+"""Shared by all tests: the miniatures, and how Hypothesis draws."""
 
 from __future__ import annotations
 
