@@ -249,10 +249,10 @@ class RunningError:
                 aw, dw, vw = a[wide], d[wide], value[wide]
                 carried[wide] = np.maximum(function.function(aw + dw) - vw, vw - function.function(aw - dw))
         if function.name == "sigmoid":
-            ulps = fmt.sigmoid_ulps + fmt.sigmoid_ulps_per_argument * np.abs(a)
+            ulps, floor = fmt.sigmoid_ulps + fmt.sigmoid_ulps_per_argument * np.abs(a), fmt.sigmoid_floor
         else:
-            ulps = np.full_like(a, fmt.tanh_ulps)
-        kernel = fmt.storage * ulps * (np.abs(value) + carried) + fmt.underflow
+            ulps, floor = np.full_like(a, fmt.tanh_ulps), fmt.underflow
+        kernel = fmt.storage * ulps * (np.abs(value) + carried) + floor
         return Bounded(value, carried + kernel)
 
     def mix(self, weight: Bounded, low: Bounded, high: Bounded) -> Bounded:

@@ -31,6 +31,9 @@ class Format:
     underflow, accumulator_underflow: the largest absolute error of a result below the normal range: the
         smallest normal number where kernels may flush to zero; half the subnormal spacing in float16, whose
         subnormals no known kernel flushes.
+    sigmoid_floor: sigmoid values that a kernel may lose: 1 / (1 + exp(-a)) is zero where exp(-a) overflows, which
+        in float16 happens from a = -11.1 on, at a value of 1.53e-5 (twice that is allowed); elsewhere the lost
+        values lie below the normal range.
     largest: the largest finite value.
     sigmoid_ulps, tanh_ulps: errors of released activation kernels, in units of u times the value; the
         sigmoid's grows by |a| because exp(-a) inherits the rounding of its argument.
@@ -41,6 +44,7 @@ class Format:
     accumulator: float
     underflow: float
     accumulator_underflow: float
+    sigmoid_floor: float
     largest: float
     sigmoid_ulps: float
     sigmoid_ulps_per_argument: float
@@ -54,6 +58,7 @@ FORMATS: Final[dict[DtypeName, Format]] = {
         accumulator=2.0**-53,
         underflow=2.0**-1022,
         accumulator_underflow=2.0**-1022,
+        sigmoid_floor=2.0**-1022,
         largest=float(np.finfo(np.float64).max),
         sigmoid_ulps=4.0,
         sigmoid_ulps_per_argument=1.0,
@@ -65,6 +70,7 @@ FORMATS: Final[dict[DtypeName, Format]] = {
         accumulator=2.0**-24,
         underflow=2.0**-126,
         accumulator_underflow=2.0**-126,
+        sigmoid_floor=2.0**-126,
         largest=float(np.finfo(np.float32).max),
         sigmoid_ulps=4.0,
         sigmoid_ulps_per_argument=1.0,
@@ -76,6 +82,7 @@ FORMATS: Final[dict[DtypeName, Format]] = {
         accumulator=2.0**-24,
         underflow=2.0**-25,
         accumulator_underflow=2.0**-126,
+        sigmoid_floor=2.0**-15,
         largest=65504.0,
         sigmoid_ulps=2.5,
         sigmoid_ulps_per_argument=0.0,
@@ -87,6 +94,7 @@ FORMATS: Final[dict[DtypeName, Format]] = {
         accumulator=2.0**-24,
         underflow=2.0**-126,
         accumulator_underflow=2.0**-126,
+        sigmoid_floor=2.0**-126,
         largest=float.fromhex("0x1.fep127"),
         sigmoid_ulps=2.5,
         sigmoid_ulps_per_argument=0.0,

@@ -152,3 +152,16 @@ def test_exact_and_rounded_agree_where_nothing_rounds() -> None:
     np.testing.assert_array_equal(exact.dot(right, left), rounded.dot(right, left))
     np.testing.assert_array_equal(exact.total(left, left, left), rounded.total(left, left, left))
     np.testing.assert_array_equal(exact.mix(left * 0, left, left), rounded.mix(left * 0, left, left))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sigmoid_whose_exponential_overflows_lies_within_its_bound(dtype: DtypeName) -> None:
+    """1 / (1 + exp(-a)) with every operation rounded, far into the tail where exp(-a) is infinite."""
+    a = round_to(dtype, np.linspace(-90.0, 40.0, 20001))
+    with np.errstate(over="ignore"):
+        computed = round_to(dtype, 1.0 / round_to(dtype, 1.0 + round_to(dtype, np.exp(-a))))
+    ops = RunningError(FORMATS[dtype])
+    bounded = ops.apply(SIGMOID, ops.lift(a))
+    share = np.abs(computed - bounded.value) / bounded.error
+    assert share.max() <= 1.0
+    assert dtype != "float16" or (computed[a < -11.2] == 0).all(), "nothing overflows: the test shows nothing"
