@@ -131,11 +131,11 @@ def _catch(requirement: Requirement, fault: Fault, dtype: str) -> Catch:
         verdict = judge(case, planted(case, fault), ())
         if not isinstance(verdict, Diverges):
             continue
+        if verdict.faults and fault.name not in verdict.faults:
+            return "misnamed"
         diverging.append(verdict)
         together = combine(diverging, required=frozenset())
-        if not isinstance(together, Diverges) or fault.name not in together.faults:
-            return "misnamed"
-        if together.faults == (fault.name,):
+        if isinstance(together, Diverges) and together.faults == (fault.name,):
             return "named"
     return "caught" if diverging else "missed"
 

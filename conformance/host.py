@@ -287,8 +287,7 @@ class Host:
         )
         answer = self._ask(process, hello, self._adapter.start_seconds, "its start")
         if isinstance(answer, Broken):
-            # A framework that cannot be imported will not come up the next time either.
-            self._hopeless = Broken(
+            broken = Broken(
                 kind="start",
                 message=f"{self._adapter.title} does not start ({self._interpreter.label}): "
                 f"{answer.message}{self._hint}",
@@ -298,8 +297,12 @@ class Host:
             )
             if self._process is not None:
                 self._give_up()
-            self._incident(self._hopeless)
-            return self._hopeless
+            if answer.kind != "crash":
+                # A framework that cannot be imported will not come up the next time either, and a hang costs the
+                # whole deadline. A process that died may have been killed: it is started again, within bounds.
+                self._hopeless = broken
+            self._incident(broken)
+            return broken
         if not self._announced:
             self._announced = True
             facts = answer.body.get("facts")

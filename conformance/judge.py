@@ -73,6 +73,8 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
             faults=tuple(sorted(name for name, share in residuals.items() if share <= 1.0)),
             evidence=_evidence(case, observed, reference, residuals),
         )
+    if not np.all(np.isfinite(reference.bound)):
+        return Inconclusive(why="the bound overflows on this case: everything would lie inside it")
     wanted = frozenset(against)
     faults = catalogue(case.cell)
     excluded = frozenset(name for name in wanted if not compare(case, observed, faults[name]).explains)
@@ -84,7 +86,7 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
 def hypotheses(case: Case, observed: Observed) -> dict[str, float]:
     """For every fault of the catalogue the largest share of its own bound; at most 1 where it explains all.
 
-    A fault that no case of this kind can show (it equals the reference here) is left out: it explains nothing.
+    Empty when the observation is not finite: no hypothesis explains that.
     """
     usable = np.all(np.isfinite(observed.outputs)) and np.all(np.isfinite(observed.final_state))
     if not usable:

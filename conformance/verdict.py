@@ -98,8 +98,8 @@ class Unsupported(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="u
 class Inconclusive(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="inconclusive"):
     """Nothing diverged, but nothing is shown either.
 
-    missing: the faults that were not ruled out; empty when the observation itself cannot be trusted, because
-    another path than the requested one ran.
+    missing: the faults that were not ruled out; empty when the comparison itself means nothing, because another path
+    than the requested one ran, or because the bound is infinite.
     """
 
     why: str

@@ -36,14 +36,12 @@ def test_the_readme_has_no_placeholders() -> None:
     assert "TODO" not in README
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/adapter-tutorial.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    """Every relative link and picture exists."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if not t.startswith("http")]
+def test_links_lead_somewhere() -> None:
+    """Every relative link and picture of the README exists."""
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", README) if not t.startswith("http")]
+    assert len(targets) >= 4
     for target in targets:
-        assert ((ROOT / name).parent / target).exists(), target
-    assert targets or name != "README.md"
+        assert (ROOT / target).exists(), target
 
 
 def test_candidates_and_commands_in_the_readme_exist() -> None:

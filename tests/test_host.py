@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -270,3 +271,21 @@ def test_start_up_code_that_prints_does_no_harm(tmp_path: Path, miniature: Minia
     assert isinstance(answer, Broken)
     assert "welcome to this site" in answer.stderr_tail, "the start-up code did not run: the test shows nothing"
     assert isinstance(good, Observation)
+
+
+def test_a_worker_killed_during_its_start_is_started_again(tmp_path: Path) -> None:
+    """A process that dies while it starts costs one case; one that cannot be imported is not tried again."""
+    folder = tmp_path / "slow"
+    shutil.copytree(Path(__file__).parent / "miniatures" / "wrong", folder)
+    code = (folder / "adapter.py").read_text()
+    once = f"import pathlib\nmark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
+    once += "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n"
+    (folder / "adapter.py").write_text(code.replace("CASES_SEEN = []", f"{once}CASES_SEEN = []"))
+    adapter = read_adapter(folder)
+    candidate = Candidate(spec=Spec(adapter="wrong", variant="good"), adapter=adapter, variant=adapter.variants["good"])
+    with Watched(candidate) as watched:
+        first, second = watched.host.observe(a_case()), watched.host.observe(a_case())
+    assert isinstance(first, Broken)
+    assert (first.kind, first.signal) == ("start", "SIGKILL")
+    assert isinstance(second, Observation)
+    assert watched.incidents == [first]

@@ -276,3 +276,16 @@ def test_every_requirement_can_see_what_it_exists_for(name: str) -> None:
     requirement = REQUIREMENTS[name]
     assert requirement.aims
     assert set(requirement.aims) <= visible_faults(requirement.cell, requirement.initial)
+
+
+def test_an_infinite_bound_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the bound overflows everything lies inside it: that shows nothing, and spoils the group."""
+    case = generic("gru", "float32", "given")
+    right = correct(case)
+    true = compare(case, right)
+    vast = replace(true, bound=np.where(true.bound > 0, np.inf, true.bound), share=np.zeros_like(true.share))
+    monkeypatch.setattr("conformance.judge.compare", lambda *_: vast)
+    verdict = judge(case, right, {"update_flip"})
+    assert isinstance(verdict, Inconclusive)
+    agrees = Agrees(excluded=frozenset(), share=0.1, compared=1)
+    assert combine([agrees, verdict], required=frozenset()) == verdict

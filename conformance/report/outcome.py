@@ -137,7 +137,7 @@ def _compared(verdict: Core) -> bool:
         case Agrees():
             return verdict.compared > 0
         case Inconclusive():
-            # Without missing faults another path ran: the observation was not even looked at.
+            # Without missing faults the comparison itself means nothing.
             return bool(verdict.missing)
         case Broken() | Unsupported() | None:
             return False
