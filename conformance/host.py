@@ -257,11 +257,6 @@ class Host:
         self._restarts = 0
         return _observation(case, answer)
 
-    def start(self) -> Broken | None:
-        """Start the worker now; None when it is up."""
-        process = self._started()
-        return process if isinstance(process, Broken) else None
-
     def _started(self) -> _Process | Broken:
         if self._process is not None:
             return self._process

@@ -237,7 +237,7 @@ def test_the_worker_sees_neither_the_harness_nor_its_dependencies(tmp_path: Path
     adapter = read_adapter(folder)
     candidate = Candidate(spec=Spec(adapter="spy", variant="only"), adapter=adapter, variant=adapter.variants["only"])
     with Watched(candidate) as watched:
-        assert watched.host.start() is None
+        watched.host.observe(a_case())
     facts = watched.facts[0]
     assert (facts["hypothesis"], facts["case"], facts["shadow"]) == ("False", "False", "False")
 
