@@ -17,21 +17,26 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from conformance.algebra import Rounded
+from conformance.behaviours import BEHAVIOURS, correct
 from conformance.case import Case, Initial, Shape
 from conformance.cells import cell_named
 from conformance.cells.fault import Fault
 from conformance.compare import Observed, compare
+from conformance.errors import CaseError
 from conformance.faults import catalogue
+from conformance.gradient import judge_gradients, planted_gradients, visible_gradient_faults
+from conformance.gradient_faults import gradient_catalogue
 from conformance.inputs import shipped_cases
-from conformance.judge import combine, judge, planted, visible_faults
-from conformance.requirement import REQUIREMENTS, Requirement
-from conformance.rounding import Array, format_of
+from conformance.judge import TrialVerdict, combine, judge, planted, visible_faults
+from conformance.relation import implementation, judge_relation
+from conformance.requirement import GRADIENT, REFERENCE, REQUIREMENTS, Requirement
+from conformance.rounding import Array
 from conformance.strategies import CONSTANT, GENERIC, ZERO, Signature, build
-from conformance.verdict import Diverges
+from conformance.verdict import Broken, Diverges
 
 Catch = Literal["named", "caught", "misnamed", "missed", "hidden"]
 Implementation: TypeAlias = Callable[[Case], Observed]
+Kind = Literal["fault", "gradient fault", "behaviour"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,9 @@ class Oracle:
 class Adequacy:
     """The matrix of one cell and dtype.
 
-    catches: fault -> requirement -> how it is caught; hidden: it cannot show with that spelling of the state.
+    catches: what was planted -> requirement -> how it is caught; hidden: it cannot show there.
+    kinds: what was planted: a mutated reference, a wrong gradient, or a behaviour.
+    aims: requirement -> what it was written to catch.
     oracles: oracle -> the faults it catches; void: oracles that reject a correct implementation as well, so that
         what they catch means nothing.
     false_alarms: oracle (and "derived bound") -> conforming runs it rejects, out of `conforming`.
@@ -59,6 +66,8 @@ class Adequacy:
     cell: str
     dtype: str
     catches: Mapping[str, Mapping[str, Catch]]
+    kinds: Mapping[str, Kind]
+    aims: Mapping[str, tuple[str, ...]]
     oracles: Mapping[str, frozenset[str]]
     void: frozenset[str]
     false_alarms: Mapping[str, int]
@@ -66,39 +75,59 @@ class Adequacy:
 
     @property
     def caught(self) -> frozenset[str]:
-        """The faults that at least one requirement catches."""
+        """What at least one requirement catches."""
         good = ("named", "caught", "misnamed")
         return frozenset(fault for fault, row in self.catches.items() if any(c in good for c in row.values()))
 
     @property
     def named(self) -> frozenset[str]:
-        """The faults that at least one requirement catches and names uniquely."""
+        """What at least one requirement catches and names uniquely."""
         return frozenset(fault for fault, row in self.catches.items() if "named" in row.values())
+
+    @property
+    def nameable(self) -> frozenset[str]:
+        """What can be a hypothesis, and so have its name told; behaviours cannot."""
+        return frozenset(fault for fault, kind in self.kinds.items() if kind != "behaviour")
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the suite itself; empty when it is adequate."""
-        found = [f"no requirement catches {fault}" for fault in self.catches if fault not in self.caught]
-        for requirement in dict.fromkeys(name for row in self.catches.values() for name in row):
-            column = [row[requirement] for row in self.catches.values()]
-            if not {"named", "caught"} & set(column):
+        planted = [fault for fault, row in self.catches.items() if set(row.values()) != {"hidden"}]
+        found = [f"no requirement catches {fault}" for fault in planted if fault not in self.caught]
+        for requirement, aims in self.aims.items():
+            column = {fault: row[requirement] for fault, row in self.catches.items()}
+            if not {"named", "caught"} & set(column.values()):
                 found.append(f"{requirement} catches nothing")
+            missed = [aim for aim in aims if column.get(aim) == "missed"]
+            found += [f"{requirement} misses {aim}, for which it was written" for aim in missed]
         for fault, row in self.catches.items():
             found += [f"{requirement} gives {fault} another name" for requirement, c in row.items() if c == "misnamed"]
         return tuple(found)
 
 
-def adequacy(cell: str, dtype: str) -> Adequacy:
-    """Plant every fault of `cell` in `dtype` and judge it under every requirement and oracle.
+def adequacy(cell: str, dtype: str, *, complete: bool = True) -> Adequacy:
+    """Plant everything that can be wrong with `cell` in `dtype` and judge it under every requirement and oracle.
+
+    complete: try relations on every fault; otherwise on those only for which they were written.
 
     Raises
     ------
     SpecError: the cell has no catalogue.
     """
-    requirements = [requirement for requirement in REQUIREMENTS.values() if requirement.cell == cell]
-    catches: dict[str, dict[str, Catch]] = {}
+    requirements = [
+        requirement
+        for requirement in REQUIREMENTS.values()
+        if requirement.cell == cell and (not requirement.dtypes or dtype in requirement.dtypes)
+    ]
+    kinds: dict[str, Kind] = dict.fromkeys(catalogue(cell), "fault")
+    kinds |= dict.fromkeys(gradient_catalogue(cell), "gradient fault")
+    asked = {aim for requirement in requirements for aim in requirement.aims}
+    kinds |= dict.fromkeys((name for name in BEHAVIOURS if name in asked), "behaviour")
+    catches = {
+        name: {requirement.name: _catch(requirement, name, kind, dtype, complete) for requirement in requirements}
+        for name, kind in kinds.items()
+    }
     oracles: dict[str, set[str]] = {oracle.name: set() for oracle in ORACLES}
     for name, fault in catalogue(cell).items():
-        catches[name] = {requirement.name: _catch(requirement, fault, dtype) for requirement in requirements}
 
         def implementation(case: Case, fault: Fault = fault) -> Observed:
             return planted(case, fault)
@@ -107,7 +136,7 @@ def adequacy(cell: str, dtype: str) -> Adequacy:
             if not oracle.accepts(implementation, cell, dtype):
                 oracles[oracle.name].add(name)
     cases = tuple(_conforming(cell, dtype))
-    observed = [_correct(case) for case in cases]
+    observed = [correct(case) for case in cases]
     alarms = {"derived bound": sum(not compare(c, o).explains for c, o in zip(cases, observed, strict=True))}
     for name, (relative, absolute) in TOLERANCES.items():
         alarms[name] = sum(not _close(c, o, relative, absolute) for c, o in zip(cases, observed, strict=True))
@@ -115,40 +144,63 @@ def adequacy(cell: str, dtype: str) -> Adequacy:
         cell=cell,
         dtype=dtype,
         catches=catches,
+        kinds=kinds,
+        aims={requirement.name: requirement.aims for requirement in requirements},
         oracles={name: frozenset(found) for name, found in oracles.items()},
-        void=frozenset(oracle.name for oracle in ORACLES if not oracle.accepts(_correct, cell, dtype)),
+        void=frozenset(oracle.name for oracle in ORACLES if not oracle.accepts(correct, cell, dtype)),
         false_alarms=alarms,
         conforming=len(cases),
     )
 
 
-def _catch(requirement: Requirement, fault: Fault, dtype: str) -> Catch:
-    """How a requirement's cases, judged as a run judges them, deal with a planted fault."""
-    if fault.name not in visible_faults(requirement.cell, requirement.initial):
+def _catch(requirement: Requirement, name: str, kind: Kind, dtype: str, complete: bool) -> Catch:  # noqa: FBT001 (private)
+    """How a requirement's cases, judged as a run judges them, deal with something planted."""
+    if requirement.relation == GRADIENT:
+        if kind != "gradient fault" or name not in visible_gradient_faults(requirement.cell):
+            return "hidden"
+        fault = gradient_catalogue(requirement.cell)[name]
+        return _judged(requirement, name, dtype, lambda case: judge_gradients(case, planted_gradients(case, fault), ()))
+    if kind == "gradient fault":
         return "hidden"
+    if requirement.relation == REFERENCE:
+        if kind == "behaviour" or name not in _visible(requirement, dtype):
+            return "hidden"
+        mutant = catalogue(requirement.cell)[name]
+        return _judged(requirement, name, dtype, lambda case: judge(case, planted(case, mutant), ()))
+    if name not in requirement.aims and (kind == "behaviour" or not complete):
+        return "hidden"
+
+    def ask(case: Case) -> TrialVerdict:
+        try:
+            return judge_relation(requirement.relation, case, implementation(case.cell, name), frozenset())[0]
+        except CaseError as refused:  # a shape that no observation may have
+            return Broken(kind="contract", message=str(refused))
+
+    return _judged(requirement, name, dtype, ask)
+
+
+def _judged(requirement: Requirement, name: str, dtype: str, ask: Callable[[Case], TrialVerdict]) -> Catch:
     diverging: list[Diverges] = []
-    for case in _cases(requirement, dtype):
-        verdict = judge(case, planted(case, fault), ())
+    for case in shipped_cases(requirement, dtype):
+        verdict = ask(case)
+        if isinstance(verdict, Broken):
+            return "caught"
         if not isinstance(verdict, Diverges):
             continue
-        if verdict.faults and fault.name not in verdict.faults:
+        # A detour may look like another fault than the one that made it differ: only what is named is judged.
+        if verdict.faults and name not in verdict.faults and requirement.against_reference:
             return "misnamed"
         diverging.append(verdict)
         together = combine(diverging, required=frozenset())
-        if isinstance(together, Diverges) and together.faults == (fault.name,):
+        if isinstance(together, Diverges) and together.faults == (name,):
             return "named"
+        if not requirement.against_reference:
+            return "caught"
     return "caught" if diverging else "missed"
 
 
-def _cases(requirement: Requirement, dtype: str) -> Iterable[Case]:
-    """The shipped cases, the most telling first: a run tries them all, here the first that names a fault ends it."""
-    return sorted(shipped_cases(requirement, dtype), key=lambda case: case.origin != "shipped: random_4x12x6x8")
-
-
-def _correct(case: Case) -> Observed:
-    """A correct implementation, emulated in the case's dtype."""
-    sequence = cell_named(case.cell).run(case, ops=Rounded(format_of(case.dtype)))
-    return Observed(outputs=sequence.outputs, final_state=sequence.final_state)
+def _visible(requirement: Requirement, dtype: str) -> frozenset[str]:
+    return visible_faults(requirement.cell, requirement.initial, features=requirement.features, dtype=dtype)
 
 
 def _conforming(cell: str, dtype: str) -> Iterable[Case]:

@@ -1,4 +1,4 @@
-"""Three ways to evaluate one set of equations: exactly, with a running error bound, or rounded like a kernel.
+"""Ways to evaluate one set of equations: exactly, with a running error bound, or rounded like a kernel.
 
 A cell writes its step once, in terms of the operations of `Algebra`; a fault mutates those equations once.
 Evaluated with
@@ -16,13 +16,14 @@ Derivation of each bound is given at its operation. Write gamma_n(u) = n u / (1 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from conformance.rounding import Array, Format, round_to
+from conformance.rounding import Array, Format, round_to, round_to_unit
 
 V = TypeVar("V")
 
@@ -39,12 +40,18 @@ class Activation:
     slope: its derivative in terms of (argument, value).
     bend: a constant L with |f''| <= L |f'|, which makes ``slope * expm1(L d) / L`` a bound on the change of f
         over a distance d (Gronwall); None where f'' has no such constant (piecewise linear functions).
+    kink: the one point where `bend` does not hold, because the derivative jumps there; it is at most 1 on both sides.
+    jump: by how much f itself jumps there (a faulty one may); then it is monotone on either side only.
+    logistic: whether a kernel of it computes a sigmoid.
     """
 
     name: str
     function: Callable[[Array], Array]
     slope: Callable[[Array, Array], Array]
     bend: float | None
+    kink: float | None = None
+    jump: float = 0.0
+    logistic: bool = False
 
 
 def _logistic(a: Array) -> Array:
@@ -54,7 +61,9 @@ def _logistic(a: Array) -> Array:
     return result
 
 
-SIGMOID: Final = Activation(name="sigmoid", function=_logistic, slope=lambda a, f: f * (1.0 - f), bend=1.0)
+SIGMOID: Final = Activation(
+    name="sigmoid", function=_logistic, slope=lambda a, f: f * (1.0 - f), bend=1.0, logistic=True
+)
 TANH: Final = Activation(name="tanh", function=np.tanh, slope=lambda a, f: 1.0 - f * f, bend=2.0)
 IDENTITY: Final = Activation(name="identity", function=lambda a: a, slope=lambda a, f: np.ones_like(a), bend=None)
 RELU: Final = Activation(
@@ -75,10 +84,31 @@ HARD_SIGMOID6: Final = Activation(
     slope=lambda a, f: np.full_like(a, 1.0 / 6.0),
     bend=None,
 )
+# Feng et al. 2024, appendix B: continuous, positive, and linear for a >= 0, where its derivative jumps from 1/4 to 1.
+G: Final = Activation(
+    name="g",
+    function=lambda a: np.where(a >= 0, a + 0.5, _logistic(a)),
+    slope=lambda a, f: np.where(a >= 0, 1.0, f * (1.0 - f)),
+    bend=1.0,
+    kink=0.0,
+    logistic=True,
+)
+
+
+Rows: TypeAlias = NDArray[np.intp] | slice
+
+
+def alike(values: Sequence[Array]) -> Sequence[Array]:
+    """The values with equal leading axes."""
+    lead = np.broadcast_shapes(*(value.shape[:-2] for value in values))
+    return [np.broadcast_to(value, lead + value.shape[-2:]) for value in values] if lead else values
 
 
 class Algebra(Protocol[V]):
-    """The operations a cell's step is written in; rows are flattened (N, ...) and matrices are (out, in)."""
+    """The operations a cell's step is written in; rows are flattened (N, ...) and matrices are (out, in).
+
+    Every operation works on the last two axes: cases of one shape may be stacked along axes before these.
+    """
 
     def lift(self, values: Array) -> V:
         """An exactly known array."""
@@ -98,8 +128,20 @@ class Algebra(Protocol[V]):
     def mix(self, weight: V, low: V, high: V) -> V:
         """``(1 - weight) * low + weight * high``, for a weight in [0, 1]."""
 
+    def quotient(self, numerator: V, denominator: V) -> V:
+        """The elementwise quotient, for a denominator other than zero."""
+
     def select(self, rows: Array, yes: V, no: V) -> V:
         """`yes` in the rows (N,) that are non-zero, `no` in the others."""
+
+    def rows(self, value: V, index: Rows) -> V:
+        """Some rows of `value`."""
+
+    def stack(self, values: Sequence[V]) -> V:
+        """The rows of all values, one after another."""
+
+    def beside(self, values: Sequence[V]) -> V:
+        """The columns of all values, side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +152,7 @@ class Exact:
         return values
 
     def dot(self, matrix: Array, vector: Array) -> Array:
-        return vector @ matrix.T
+        return vector @ matrix.swapaxes(-1, -2)
 
     def total(self, *terms: Array) -> Array:
         result = terms[0]
@@ -127,8 +169,22 @@ class Exact:
     def mix(self, weight: Array, low: Array, high: Array) -> Array:
         return (1.0 - weight) * low + weight * high
 
+    def quotient(self, numerator: Array, denominator: Array) -> Array:
+        # 0/0 is NaN where both gates of a minLSTM vanish, and a value like any other.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return numerator / denominator
+
     def select(self, rows: Array, yes: Array, no: Array) -> Array:
-        return np.where(rows[:, None] != 0, yes, no)
+        return np.where(rows[..., :, None] != 0, yes, no)
+
+    def rows(self, value: Array, index: Rows) -> Array:
+        return value[..., index, :]
+
+    def stack(self, values: Sequence[Array]) -> Array:
+        return np.concatenate(alike(values), axis=-2)
+
+    def beside(self, values: Sequence[Array]) -> Array:
+        return np.concatenate(values, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +197,13 @@ class Rounded:
         return round_to(self.format.name, values)
 
     def lift(self, values: Array) -> Array:
-        return values
+        # A coarser arithmetic than that of the case rounds its inputs, too.
+        return self._round(values)
 
     def dot(self, matrix: Array, vector: Array) -> Array:
-        return self._round(vector @ matrix.T)
+        if self.format.operands:
+            matrix, vector = (round_to_unit(self.format.operands, a) for a in (matrix, vector))
+        return self._round(vector @ self._round(matrix).swapaxes(-1, -2))
 
     def total(self, *terms: Array) -> Array:
         result = terms[0]
@@ -156,22 +215,42 @@ class Rounded:
         return self._round(left * right)
 
     def apply(self, function: Activation, argument: Array) -> Array:
-        return self._round(function.function(argument))
+        value = function.function(argument)
+        return self._round(round_to_unit(self.format.activation, value) if self.format.activation else value)
 
     def mix(self, weight: Array, low: Array, high: Array) -> Array:
         kept = self._round(self._round(1.0 - weight) * low)
         return self._round(kept + self._round(weight * high))
 
+    def quotient(self, numerator: Array, denominator: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self._round(numerator / denominator)
+
     def select(self, rows: Array, yes: Array, no: Array) -> Array:
-        return np.where(rows[:, None] != 0, yes, no)
+        return np.where(rows[..., :, None] != 0, yes, no)
+
+    def rows(self, value: Array, index: Rows) -> Array:
+        return value[..., index, :]
+
+    def stack(self, values: Sequence[Array]) -> Array:
+        return np.concatenate(alike(values), axis=-2)
+
+    def beside(self, values: Sequence[Array]) -> Array:
+        return np.concatenate(values, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """A float64 value and a bound on the distance of any conforming computed value from it."""
+    """A float64 value and a bound on the distance of any conforming computed value from it.
+
+    products, count: for the result of a matrix product, the sum of the products' magnitudes and their number: a kernel
+    may add other terms between them.
+    """
 
     value: Array
     error: Array
+    products: Array | None = None
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,47 +260,67 @@ class RunningError:
     The float64 reference is itself rounded; its own error is at most ``2**-53 / accumulator`` of the bound
     of the candidate (the same recursion with a smaller u), which `reference_share` adds: it doubles the bound
     of float64 candidates and vanishes elsewhere.
+
+    coarser: the format is not that of the case, whose inputs, parameters and observed states are rounded to it.
     """
 
     format: Format
+    coarser: bool = False
 
     @property
     def reference_share(self) -> float:
         return 1.0 + 2.0**-53 / self.format.accumulator
 
+    @property
+    def input_unit(self) -> float:
+        """The rounding of inputs and states to a format coarser than that of the case; 0 for the case's own."""
+        return self.format.storage if self.coarser else 0.0
+
     def lift(self, values: Array) -> Bounded:
-        return Bounded(values, np.zeros_like(values))
+        return Bounded(values, self.input_unit * np.abs(values))
 
     def dot(self, matrix: Array, vector: Bounded) -> Bounded:
         """Any order of summation, blocked or fused: |fl(Wv) - Wv| <= gamma_n(u_a) |W||v| (Higham 3.5).
 
-        n products may each underflow; where the accumulator is wider than storage, storing rounds once more.
+        n products may each underflow; where the accumulator is wider than storage, storing rounds once more. Operands
+        rounded to u_m beforehand (TF32) change each product by at most 2 u_m + u_m^2.
         """
         fmt = self.format
-        count = matrix.shape[1]
-        magnitude = np.abs(matrix).T
-        value = vector.value @ matrix.T
-        error = gamma(count, fmt.accumulator) * (np.abs(vector.value) @ magnitude)
+        count = matrix.shape[-1]
+        magnitude = np.abs(matrix).swapaxes(-1, -2)
+        value = vector.value @ matrix.swapaxes(-1, -2)
+        unit = gamma(count, fmt.accumulator) + 2.0 * fmt.operands + fmt.operands**2
+        unit += self.input_unit
+        products = np.abs(vector.value) @ magnitude
+        error = unit * products
         error += count * fmt.accumulator_underflow
         if vector.error.any():
-            error += (1.0 + gamma(count, fmt.accumulator)) * (vector.error @ magnitude)
+            error += (1.0 + unit) * (vector.error @ magnitude)
         if fmt.storage > fmt.accumulator:
             error += fmt.storage * (np.abs(value) + error) + fmt.underflow
-        return Bounded(value, error)
+        return Bounded(value, error, products, count)
 
     def total(self, *terms: Bounded) -> Bounded:
         """N terms in any association: each passes through at most n - 1 additions (Higham 4.2).
 
-        This also covers a bias folded beforehand (one of the n - 1 additions, rounded to storage).
+        This also covers a bias folded beforehand (one of the n - 1 additions, rounded to storage). A kernel may also
+        start its accumulator at a bias, or run over [x; h] at once: then all products and terms are summed in one any
+        order, and each passes through all of these additions, at the accumulator's unit. `dot` has counted its own.
         """
-        value = terms[0].value
-        error = terms[0].error
-        magnitude = np.abs(terms[0].value) + terms[0].error
-        for term in terms[1:]:
+        unit = self.format.accumulator
+        additions = sum(term.count for term in terms) + len(terms) - 1
+        value = error = magnitude = np.zeros(())
+        for term in terms:
             value = value + term.value
             error = error + term.error
-            magnitude = magnitude + np.abs(term.value) + term.error
-        return Bounded(value, error + gamma(len(terms) - 1, self.format.storage) * magnitude)
+            own = np.abs(term.value) + term.error
+            magnitude = magnitude + own
+            if additions > len(terms) - 1:
+                summed = own if term.products is None else term.products
+                error = error + (gamma(additions, unit) - gamma(term.count, unit)) * summed
+        if additions == len(terms) - 1 or self.format.storage > unit:
+            error = error + gamma(len(terms) - 1, self.format.storage) * magnitude
+        return Bounded(value, error)
 
     def times(self, left: Bounded, right: Bounded) -> Bounded:
         """(l + dl)(r + dr)(1 + u) - l r."""
@@ -235,24 +334,36 @@ class RunningError:
 
         With |f''| <= L|f'|, f'(a + s) <= f'(a) exp(L|s|), so |f(a + d) - f(a)| <= f'(a) (exp(L d) - 1)/L for
         all d: sharp, and free of the cancellation of f(a + d) - f(a) in float64. For a wide d the monotone
-        range is sharper.
+        range is sharper. Across a kink the derivative is at most 1, whatever it is at a.
         """
         fmt = self.format
         a, d = argument.value, argument.error
         value = function.function(a)
         if function.bend is None:
-            carried = function.slope(a, value) * d
+            # Where f is constant over the whole interval nothing is carried.
+            flat = (function.function(a - d) == function.function(a + d)) & (d > 2.0**-50 * np.abs(a))
+            carried = np.where(flat, 0.0, function.slope(a, value) * d)
         else:
             carried = function.slope(a, value) * np.expm1(function.bend * np.minimum(d, 1.0)) / function.bend
             wide = d > 0.25
+            if function.kink is not None:
+                across = np.abs(a - function.kink) <= d
+                carried = np.where(across, d + function.jump, carried)
+                wide &= ~across
             if wide.any():
                 aw, dw, vw = a[wide], d[wide], value[wide]
                 carried[wide] = np.maximum(function.function(aw + dw) - vw, vw - function.function(aw - dw))
-        if function.name == "sigmoid":
+        if function.logistic:
             ulps, floor = fmt.sigmoid_ulps + fmt.sigmoid_ulps_per_argument * np.abs(a), fmt.sigmoid_floor
+            if function.kink is not None:
+                # Above it, out of reach of the error, one addition.
+                ulps = np.where(a - d > function.kink, 1.0, ulps)
         else:
             ulps, floor = np.full_like(a, fmt.tanh_ulps), fmt.underflow
-        kernel = fmt.storage * ulps * (np.abs(value) + carried) + floor
+        # At an infinite argument f has its limit, whatever the error of a finite one might have done.
+        carried = np.where(np.isinf(a), 0.0, carried)
+        ulps = np.where(np.isinf(a), fmt.tanh_ulps, ulps)
+        kernel = max(fmt.storage, fmt.activation) * ulps * (np.abs(value) + carried) + floor
         return Bounded(value, carried + kernel)
 
     def mix(self, weight: Bounded, low: Bounded, high: Bounded) -> Bounded:
@@ -273,6 +384,33 @@ class RunningError:
         rounding = gamma(3, self.format.storage) * magnitude + 2.0 * self.format.underflow
         return Bounded(value, carried + rounding)
 
+    def quotient(self, numerator: Bounded, denominator: Bounded) -> Bounded:
+        """(n + dn)/(d + dd) - n/d = (dn - q dd)/(d + dd), for a denominator that keeps its sign within its error.
+
+        A share, the quotient of one of several non-negative terms by their sum, lies in [0, 1] even where it does not.
+        """
+        value = numerator.value / denominator.value
+        least = np.abs(denominator.value) - denominator.error
+        carried = (numerator.error + np.abs(value) * denominator.error) / np.where(least > 0, least, np.nan)
+        carried = np.where(least > 0, carried, np.inf)
+        share = (numerator.value >= 0) & (numerator.value <= denominator.value)
+        carried = np.where(share, np.minimum(carried, 1.0), carried)
+        return Bounded(value, carried + self.format.storage * (np.abs(value) + carried) + self.format.underflow)
+
     def select(self, rows: Array, yes: Bounded, no: Bounded) -> Bounded:
-        mask = rows[:, None] != 0
+        mask = rows[..., :, None] != 0
         return Bounded(np.where(mask, yes.value, no.value), np.where(mask, yes.error, no.error))
+
+    def rows(self, value: Bounded, index: Rows) -> Bounded:
+        return Bounded(value.value[..., index, :], value.error[..., index, :])
+
+    def stack(self, values: Sequence[Bounded]) -> Bounded:
+        return Bounded(
+            np.concatenate(alike([v.value for v in values]), axis=-2),
+            np.concatenate(alike([v.error for v in values]), axis=-2),
+        )
+
+    def beside(self, values: Sequence[Bounded]) -> Bounded:
+        return Bounded(
+            np.concatenate([v.value for v in values], axis=-1), np.concatenate([v.error for v in values], axis=-1)
+        )

@@ -9,15 +9,16 @@ mlx:none@PATH           an interpreter, a virtual environment, a wheel or a chec
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from conformance.case import Initial
+from conformance.case import Initial, Padding
 from conformance.errors import SpecError
 from conformance.verdict import Owner
+from conformance.worker.api import attest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,11 @@ class Declared:
 class Variant:
     """One way in which an adapter runs a framework.
 
-    paths: for every spelling of the initial state that it offers, the path that an observation must attest.
+    paths: for every spelling of the initial state that it offers, the path that an observation must attest, where
+        ``{layer}`` stands for the framework's name of the cell's layer, from `layers`.
+    features: what it offers beyond plain forward runs; padding: what its outputs past a row's length are.
     missing: canonical parameters it has no place for, by cell; cases are run with those at zero.
-    unsupported: declared reasons by dtype name, or spelling of the initial state.
+    unsupported: declared reasons by dtype name, spelling of the initial state, or feature.
     """
 
     name: str
@@ -47,6 +50,17 @@ class Variant:
     unbatched: bool
     missing: Mapping[str, tuple[tuple[str, ...], Declared]]
     unsupported: Mapping[str, Declared]
+    layers: Mapping[str, str] = field(default_factory=dict)
+    features: frozenset[str] = frozenset()
+    padding: Padding = "zeros"
+
+    def path(self, cell: str, initial: Initial, features: Sequence[str] = ()) -> str:
+        """The path that an observation must attest."""
+        return attest(self.paths[initial].replace("{layer}", self.layers.get(cell, cell)), features)
+
+    def offers(self, feature: str) -> bool:
+        """Whether it offers a feature; unbatched calls are declared apart."""
+        return self.unbatched if feature == "unbatched" else feature in self.features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,12 @@ import json
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import wraps
-from itertools import chain, count
+from itertools import chain, count, product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -26,7 +28,7 @@ from conformance import __version__
 from conformance.adequacy import adequacy
 from conformance.candidate import parse_spec
 from conformance.case import Case, case_to_json
-from conformance.discover import find_adapters
+from conformance.discover import find_adapters, load_faults
 from conformance.display import Display, Lines
 from conformance.environments import cache_root, list_environments, prune
 from conformance.errors import ConformanceError, SpecError
@@ -35,7 +37,7 @@ from conformance.faults import CATALOGUE
 from conformance.inputs import read_case
 from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Footer, RecordWriter, read_record, record_schema
-from conformance.report.adequacy import print_adequacy
+from conformance.report.adequacy import print_adequacy, summary
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
 from conformance.report.text import print_summary
@@ -93,6 +95,7 @@ def main() -> None:
       mlx:none==0.31.1    that variant and release, in a managed environment
       mlx:none@PATH       an interpreter, a virtual environment, a wheel or a checkout
     """
+    _reported(load_faults)()
 
 
 @main.command(epilog=EXIT_CODES)
@@ -320,21 +323,26 @@ def list_(what: str, adapter_folders: tuple[Path, ...]) -> None:
 @main.command(epilog=EXIT_CODES)
 @click.option("--cell", "cells", multiple=True, type=click.Choice(tuple(CATALOGUE)), help="Only this cell; repeatable.")
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated.")
+@click.option("--brief", is_flag=True, help="Scores only; relations are asked of what they were written for only.")
 @_reported
-def faults(cells: tuple[str, ...], dtypes: tuple[str, ...]) -> None:
+def faults(cells: tuple[str, ...], dtypes: tuple[str, ...], brief: bool) -> None:
     """Tell what the suite would catch: every fault planted under every requirement.
 
     Prints which requirement catches which fault, the score, and the same for replicas of other suites' oracles.
     Exit code 1 when a fault is caught by nothing or gets another one's name, or a requirement catches nothing.
     """
     console = Console()
+    asked = list(product(cells or CATALOGUE, dtypes or DTYPES))
     problems: list[str] = []
-    for cell in cells or CATALOGUE:
-        for dtype in dtypes or DTYPES:
-            with console.status(f"{cell} {dtype}"):
-                result = adequacy(cell, dtype)
-            print_adequacy(result, console)
-            problems += [f"{cell} {dtype}: {problem}" for problem in result.problems()]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool, console.status("planting faults"):
+        running = [pool.submit(adequacy, cell, dtype, complete=not brief) for cell, dtype in asked]
+        for (cell, dtype), result in zip(asked, running, strict=True):
+            matrix = result.result()
+            if brief:
+                console.print("\n".join(summary(matrix)), highlight=False)
+            else:
+                print_adequacy(matrix, console)
+            problems += [f"{cell} {dtype}: {problem}" for problem in matrix.problems()]
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)
     sys.exit(1 if problems else 0)

@@ -2,58 +2,97 @@
 
 Teacher forcing: each step is predicted in float64 *from the observed state before it*, so the bound covers
 the rounding of one step only; nothing accumulates, chaos does not matter, and the result is local to (batch,
-time, unit). A comparison returns evidence, never a bool, and refuses to compare nothing.
+time, unit). A prefix scan does not compute its states from those before them; it is predicted from the inputs, see
+`conformance.cells.scan`. A comparison returns evidence, never a bool, and refuses to compare nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conformance.algebra import Bounded, RunningError
-from conformance.case import Case
+from conformance.case import Case, stacked
+from conformance.cells.cell import CORRECT, Seen
 from conformance.cells.fault import Fault
 from conformance.cells.registry import cell_named
+from conformance.cells.scan import scanned
 from conformance.errors import CaseError
-from conformance.rounding import Array, format_of
+from conformance.rounding import Array, Format, format_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What a candidate returned, batched: outputs (B, T, H), final_state (B, H), in float64."""
+    """What a candidate returned, batched and in float64.
+
+    outputs: (B, T, S); final_state: (B, layers * S); cells, final_cell: the memory of an LSTM, None where it was not
+    returned; gradients and inputs_after: by canonical name.
+    """
 
     outputs: Array
     final_state: Array
+    cells: Array | None = None
+    final_cell: Array | None = None
+    gradients: Mapping[str, Array] = field(default_factory=dict)
+    inputs_after: Mapping[str, Array] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, Array]:
+        """What is compared, slot by slot: outputs and cells (T, B, .), final_state and final_cell (1, B, .)."""
+        found = {"outputs": np.swapaxes(self.outputs, -3, -2)}
+        if self.cells is not None:
+            found["cells"] = np.swapaxes(self.cells, -3, -2)
+        found["final_state"] = self.final_state[..., None, :, :]
+        if self.final_cell is not None:
+            found["final_cell"] = self.final_cell[..., None, :, :]
+        return found
 
     @property
-    def slots(self) -> Array:
-        """Outputs and final state together, (T + 1, B, H)."""
-        return np.concatenate([np.swapaxes(self.outputs, 0, 1), self.final_state[None]])
+    def finite(self) -> bool:
+        """Whether every number is finite."""
+        return all(bool(np.all(np.isfinite(values))) for values in self.arrays().values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Residuals of one hypothesis, all (T + 1, B, H); the last slot is the final state.
+class Part:
+    """One array of a comparison, slot by slot (T or 1, B, units).
 
-    share: |observed - predicted| / bound; infinite where the observation is not finite. A conforming
-    implementation of the hypothesis has share <= 1 everywhere.
+    share: |observed - predicted| / bound; infinite where the observation is not what it must be and no bound helps.
     """
 
+    observed: Array
     predicted: Array
     bound: Array
     residual: Array
     share: Array
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Residuals of one hypothesis by array. A conforming implementation of the hypothesis has shares <= 1 everywhere.
+
+    compared: how many numbers were compared; padding that is not specified does not count.
+    """
+
+    parts: Mapping[str, Part]
+    compared: int
+
     @property
     def worst(self) -> float:
         """The largest share of the bound used."""
-        return float(self.share.max())
+        return max(float(part.share.max(initial=0.0)) for part in self.parts.values())
 
     @property
     def explains(self) -> bool:
         """Whether the hypothesis explains every element."""
         return self.worst <= 1.0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every bound is finite: where one is not, everything would lie inside it."""
+        return all(bool(np.all(np.isfinite(p.bound) | ~np.isfinite(p.predicted))) for p in self.parts.values())
 
 
 def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Comparison:
@@ -63,37 +102,133 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Compa
     ------
     CaseError: shapes differ from the case's, or there is nothing to compare.
     """
-    size = case.shape
-    wanted = (size.batch, size.time, size.hidden)
-    if observed.outputs.shape != wanted or observed.final_state.shape != (size.batch, size.hidden):
-        raise CaseError(
-            "the observation does not have the shape of the case",
-            where=case.origin,
-            got=f"outputs {observed.outputs.shape}, final_state {observed.final_state.shape}",
-            wanted=f"outputs {wanted}, final_state {(size.batch, size.hidden)}",
-        )
-    slots = observed.slots
-    if slots.size == 0:
-        raise CaseError("nothing to compare", where=case.origin)
-    ops = RunningError(format_of(case.dtype))
+    check_shapes(case, observed)
+    declared = format_of(case.dtype)
+    fmt = declared if fault is None else fault.format(case)
+    ops = RunningError(fmt, coarser=fmt is not declared)
     understood = case if fault is None else fault.misread(case)
-    # A state that is not finite predicts nothing; the element itself already counts as outside.
-    usable = np.where(np.isfinite(observed.outputs), observed.outputs, 0.0)
-    cell = cell_named(case.cell)
+    variation = CORRECT if fault is None else fault.variation
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        rows: Bounded = cell.predict(
-            understood,
-            usable,
-            ops,
-            equations=None if fault is None else fault.equations,
-            wiring=None if fault is None else fault.wiring(size.time),
-            lanes=None if fault is None else fault.lanes(case),
-        )["h"]
-        predicted = rows.value.reshape(slots.shape)
-        bound = rows.error.reshape(slots.shape) * ops.reference_share
-        residual = np.abs(slots - predicted)
-        share = residual / bound
-    # 0/0 is agreement to the last bit; anything else that is not a number is not.
-    share = np.where(residual == 0.0, 0.0, share)
-    share = np.where(np.isfinite(slots), np.where(np.isnan(share), np.inf, share), np.inf)
-    return Comparison(predicted=predicted, bound=bound, residual=residual, share=share)
+        if case.evaluation == "sequential":
+            trace = cell_named(case.cell).evaluate(understood, ops, variation=variation, seen=seen(case, observed))
+        else:
+            trace = scanned(cell_named(case.cell), understood, ops, variation)
+        predicted = {
+            "outputs": trace.outputs,
+            "cells": trace.cells,
+            "final_state": trace.final_state,
+            "final_cell": trace.final_cell,
+        }
+        parts = {
+            name: _part(case, values, predicted[name], ops.reference_share, declared, padded=name in PER_STEP)
+            for name, values in observed.arrays().items()
+        }
+    skipped = unspecified(case).sum() * (case.shape.output * case.shape.directions)
+    compared = sum(part.share.size for part in parts.values()) - int(skipped)
+    if compared <= 0:
+        raise CaseError("nothing to compare", where=case.origin)
+    return Comparison(parts=parts, compared=compared)
+
+
+def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
+    """The largest share of the bound that each observation uses (K,), for K plain cases of one cell, dtype and shape.
+
+    Infinite where the bound is: nothing would be shown there. All cases are evaluated at once, which is much
+    faster for small ones.
+
+    Raises
+    ------
+    CaseError: the cases cannot be stacked, or as `compare`.
+    """
+    kinds = {(c.cell, c.dtype, c.initial, c.shape, c.reverse, c.evaluation, c.lengths, c.special) for c in cases}
+    returned = {(o.cells is None, o.final_cell is None) for o in observed}
+    if len(kinds) != 1 or len(returned) != 1 or cases[0].evaluation != "sequential" or cases[0].padding == "free":
+        raise CaseError("only plain cases of one kind can be judged together", got=f"{len(kinds)} kinds")
+    for case, own in zip(cases, observed, strict=True):
+        check_shapes(case, own)
+    together = Observed(
+        outputs=np.stack([o.outputs for o in observed]),
+        final_state=np.stack([o.final_state for o in observed]),
+        cells=_stacked([o.cells for o in observed]),
+        final_cell=_stacked([o.final_cell for o in observed]),
+    )
+    declared = format_of(cases[0].dtype)
+    ops = RunningError(declared)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        case = stacked(cases)
+        trace = cell_named(case.cell).evaluate(case, ops, seen=seen(case, together))
+        predicted = {
+            "outputs": trace.outputs,
+            "cells": trace.cells,
+            "final_state": trace.final_state,
+            "final_cell": trace.final_cell,
+        }
+        worst = np.zeros(len(cases))
+        for name, values in together.arrays().items():
+            part = _part(case, values, predicted[name], ops.reference_share, declared, padded=False)
+            lost = np.isinf(part.bound) & np.isfinite(part.predicted)
+            worst = np.maximum(worst, np.where(lost, np.inf, part.share).reshape(len(cases), -1).max(axis=1))
+    return worst
+
+
+def _stacked(values: Sequence[Array | None]) -> Array | None:
+    found = [value for value in values if value is not None]
+    return np.stack(found) if found else None
+
+
+PER_STEP = ("outputs", "cells")
+
+
+def seen(case: Case, observed: Observed) -> Seen:
+    """What of an observation later states are predicted from."""
+
+    def usable(values: Array) -> Array:
+        # A state that is not finite predicts nothing; the element itself already counts as outside.
+        return values if case.special else np.where(np.isfinite(values), values, 0.0)
+
+    return Seen(outputs=usable(observed.outputs), cells=None if observed.cells is None else usable(observed.cells))
+
+
+def check_shapes(case: Case, observed: Observed) -> None:
+    """Raise CaseError unless every array has the shape that the case asks for."""
+    size = case.shape
+    units = {"outputs": size.output, "final_state": size.output, "cells": size.hidden, "final_cell": size.hidden}
+    for name, values in observed.arrays().items():
+        slots, blocks = (size.time, 1) if name in PER_STEP else (1, size.layers)
+        wanted = (slots, size.batch, blocks * size.directions * units[name])
+        if values.shape != wanted:
+            raise CaseError(
+                "the observation does not have the shape of the case",
+                where=f"{case.origin}, {name}, as (slots, B, units)",
+                got=str(values.shape),
+                wanted=str(wanted),
+            )
+
+
+def unspecified(case: Case) -> NDArray[np.bool_]:
+    """(T, B), true where an output past its row's end is not specified."""
+    size = case.shape
+    if case.lengths is None or case.padding != "free":
+        return np.zeros((size.time, size.batch), dtype=bool)
+    return np.arange(size.time)[:, None] >= np.array(case.lengths)[None]
+
+
+def _part(
+    case: Case, observed: Array, rows: Bounded | None, reference_share: float, declared: Format, *, padded: bool
+) -> Part:
+    assert rows is not None
+    predicted = rows.value.reshape(observed.shape)
+    bound = rows.error.reshape(observed.shape) * reference_share
+    residual = np.abs(observed - predicted)
+    share = residual / bound
+    # Nothing is outside an infinite bound; `bounded` says that nothing is shown there either.
+    outside = (np.isnan(share) | ~np.isfinite(observed)) & ~np.isinf(bound)
+    share = np.where(outside, np.inf, np.where(np.isinf(bound), 0.0, share))
+    # 0/0 is agreement to the last bit, and so are equal infinities and NaN where the equations give NaN.
+    same = (observed == predicted) | (np.isnan(observed) & np.isnan(predicted))
+    # A value past the largest finite one may come out infinite.
+    overflow = np.isinf(observed) & (np.sign(observed) * predicted + bound >= declared.largest)
+    share = np.where(same | overflow, 0.0, share)
+    if padded:
+        share = np.where(unspecified(case)[..., None], 0.0, share)
+    return Part(observed=observed, predicted=predicted, bound=bound, residual=residual, share=share)

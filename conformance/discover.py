@@ -13,22 +13,38 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from conformance.candidate import Adapter, Declared, Spec, Variant
-from conformance.case import Initial
+from conformance.case import Initial, Padding
 from conformance.cells import CELLS
+from conformance.cells.fault import Fault
 from conformance.errors import SpecError
+from conformance.faults import catalogue, register
 from conformance.pins import parse_requirement
 from conformance.rounding import DtypeName
 from conformance.verdict import Owner
 
 ENTRY_POINTS: Final = "rnn_conformance.adapters"
+FAULT_ENTRY_POINTS: Final = "rnn_conformance.faults"
 PACKAGE: Final = Path(__file__).resolve().parent
 
+
+Feature = Literal[
+    "lengths",
+    "reverse",
+    "bidirectional",
+    "layers",
+    "strided",
+    "gradients",
+    "inputs_back",
+    "empty_rows",
+    "empty_time",
+    "empty_batch",
+]
 
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Text = Annotated[str, Meta(min_length=1)]
@@ -56,9 +72,9 @@ class MissingEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class UnsupportedEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A dtype, or a spelling of the initial state, that a variant does not offer, and why."""
+    """A dtype, a spelling of the initial state, or a feature, that a variant does not offer, and why."""
 
-    what: DtypeName | Initial
+    what: DtypeName | Initial | Feature
     owner: Owner
     reason: Text
     link: str = ""
@@ -75,6 +91,9 @@ class VariantEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     unbatched: bool = True
     missing: tuple[MissingEntry, ...] = ()
     unsupported: tuple[UnsupportedEntry, ...] = ()
+    layers: dict[str, Text] = field(default_factory=dict)
+    features: tuple[Feature, ...] = ()
+    padding: Padding = "zeros"
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,6 +101,36 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     adapter: AdapterEntry
     variants: Annotated[dict[Name, VariantEntry], Meta(min_length=1)]
+
+
+def load_faults() -> None:
+    """Register the faults of installed distributions.
+
+    Each entry point of the group ``rnn_conformance.faults`` names a function without arguments that gives pairs of a
+    cell's name and a `conformance.cells.fault.Fault`.
+
+    Raises
+    ------
+    SpecError: an entry point cannot be loaded, gives something else, or repeats a name.
+    """
+    for point in entry_points(group=FAULT_ENTRY_POINTS):
+        try:
+            found = list(point.load()())
+        except Exception as error:  # whatever a third party's code does, it is told by its name
+            text = f"{type(error).__name__}: {error}"
+            raise SpecError("cannot load faults", where=f"{FAULT_ENTRY_POINTS}: {point.name}", got=text) from error
+        for item in found:
+            match item:
+                case (str() as cell, Fault() as fault):
+                    if catalogue(cell).get(fault.name) is not fault:
+                        register(cell, fault)
+                case _:
+                    raise SpecError(
+                        "an entry point gives no fault",
+                        where=f"{FAULT_ENTRY_POINTS}: {point.name}",
+                        got=str(item)[:80],
+                        wanted="pairs of a cell's name and a Fault",
+                    )
 
 
 def data_folder(name: str) -> Path:
@@ -198,6 +247,9 @@ def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
         unsupported={
             item.what: Declared(owner=item.owner, reason=item.reason, link=item.link) for item in entry.unsupported
         },
+        layers=entry.layers,
+        features=frozenset(entry.features),
+        padding=entry.padding,
     )
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from conformance.plan import Group
 from conformance.record import Finding, Incident, Trial
-from conformance.verdict import Unrepresentable, Verdict
+from conformance.verdict import Unrepresentable, Unsupported, Verdict
 
 
 def word(verdict: Verdict) -> str:
@@ -109,7 +109,9 @@ class Lines:
         """Nothing: there are too many."""
 
     def finding(self, finding: Finding) -> None:
-        """Say a finding."""
+        """Say a finding; one that was declared before the run is no news."""
+        if isinstance(finding.verdict, Unsupported):
+            return
         self._say(
             f"{finding.candidate}: {finding.requirement} {finding.dtype}: {word(finding.verdict)}"
             f" ({finding.trials} trials)"

@@ -10,32 +10,39 @@ from __future__ import annotations
 import shlex
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import Flaky
+from msgspec.structs import replace as replace_struct
 
+from conformance.algebra import Exact
 from conformance.case import Case, case_to_json
 from conformance.cells import cell_named
-from conformance.compare import Observed
+from conformance.compare import Observed, seen
+from conformance.diagnosis import diagnosed, suspicion
 from conformance.errors import ConformanceError
-from conformance.host import Host, Interrupted, Observation
-from conformance.inputs import shipped_cases
-from conformance.judge import TrialVerdict, combine, judge, visible_faults
+from conformance.gradient import gradients, judge_gradients, visible_gradient_faults
+from conformance.host import Host, Interrupted
+from conformance.inputs import lattice_of, plainly, shipped_cases
+from conformance.judge import TrialVerdict, combine, judge, observed_of, visible_faults
 from conformance.plan import Group
-from conformance.record import CaseSummary, Example, Finding, Incident, Line, Trial
+from conformance.record import ArrayPair, CaseSummary, Example, Finding, Incident, Line, Trial
 from conformance.record import Phase as TrialPhase
+from conformance.relation import Pair, judge_relation
 from conformance.repro import render_repro
+from conformance.requirement import GRADIENT, REFERENCE
 from conformance.rounding import Array
 from conformance.strategies import cases
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Verdict
 
+# Of the generated cases that reference agreement gets, a relation gets one in so many.
+RELATION_SHARE: Final = 5
 # After so many cases in a row without an observation the rest of a group is not tried.
 MAX_BROKEN_IN_A_ROW: Final = 3
 
@@ -60,6 +67,44 @@ class _Divergence(Exception):
     """Raised inside Hypothesis's test function; without arguments, which would make each one a bug of its own."""
 
 
+class _NotObserved(Exception):
+    """The candidate broke, or ran another path: a verdict of its own."""
+
+    def __init__(self, verdict: Broken | Inconclusive) -> None:
+        super().__init__()
+        self.verdict = verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """A judged case. shown: what a divergence is shown on, None without an observation; path: the last one attested."""
+
+    case: Case
+    verdict: TrialVerdict
+    shown: Pair | None
+    path: str
+    seconds: float | None
+
+    @property
+    def failure(self) -> _Failure | None:
+        """The divergence, if it is one."""
+        if isinstance(self.verdict, Diverges) and self.shown is not None:
+            return _Failure(judged=self, verdict=self.verdict, shown=self.shown)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """A divergence: the case that was drawn, and what of it (a detour, perhaps) shows it."""
+
+    judged: _Judged
+    verdict: Diverges
+    shown: Pair
+
+
+NOTHING_OBSERVED: Final = Observed(outputs=np.zeros((0, 0, 0)), final_state=np.zeros((0, 0)))
+
+
 @dataclass(slots=True)
 class _Examination:
     """The state of one group while its cases are tried."""
@@ -72,28 +117,49 @@ class _Examination:
     verdicts: list[TrialVerdict] = field(default_factory=list)
     seconds: float = 0.0
     broken_in_a_row: int = 0
+    path: str = ""
+    latest: Observed = field(default=NOTHING_OBSERVED)
 
-    def judged(self, case: Case) -> tuple[TrialVerdict, Observation | None]:
+    def judged(self, case: Case) -> _Judged:
         """Run and judge one case; nothing is recorded."""
         if self.settings.stopped():
             raise Interrupted
+        relation = self.group.requirement.relation
+        before = self.seconds
+        try:
+            if relation in (REFERENCE, GRADIENT):
+                observed = self.run(case)
+                ask = judge if relation == REFERENCE else judge_gradients
+                verdict, shown = ask(case, observed, frozenset(self.remaining)), Pair(case=case, observed=observed)
+            else:
+                verdict, pair = judge_relation(relation, case, self.run, frozenset(self.remaining))
+                shown = pair or Pair(case=case, observed=self.latest)
+        except _NotObserved as nothing:
+            return _Judged(case=case, verdict=nothing.verdict, shown=None, path=self.path, seconds=None)
+        return _Judged(case=case, verdict=verdict, shown=shown, path=self.path, seconds=self.seconds - before)
+
+    def run(self, case: Case) -> Observed:
+        """Have the candidate run one case; _NotObserved where it breaks, or where another path ran."""
         answer = self.host.observe(case)
         if isinstance(answer, Broken):
-            return answer, None
+            self.path = ""
+            raise _NotObserved(answer)
         self.seconds += answer.seconds
-        wanted = self.group.candidate.variant.paths[case.initial]
+        self.path, self.latest = answer.path, answer.observed
+        wanted = self.group.candidate.variant.path(case.cell, case.initial, case.features)
         if answer.path != wanted:
-            return Inconclusive(why=f"another path ran: {answer.path!r}, wanted {wanted!r}"), answer
-        return judge(case, answer.observed, self.remaining), answer
+            raise _NotObserved(Inconclusive(why=f"another path ran: {answer.path!r}, wanted {wanted!r}"))
+        return answer.observed
 
-    def trial(self, case: Case, phase: TrialPhase) -> tuple[TrialVerdict, Observation | None]:
+    def trial(self, case: Case, phase: TrialPhase) -> _Judged:
         """Run, judge and record one case."""
-        verdict, answer = self.judged(case)
-        self.record(case, phase, verdict, answer)
-        return verdict, answer
+        judged = self.judged(case)
+        self.record(judged, phase)
+        return judged
 
-    def record(self, case: Case, phase: TrialPhase, verdict: TrialVerdict, answer: Observation | None) -> None:
+    def record(self, judged: _Judged, phase: TrialPhase) -> None:
         """Count a judged case and append it to the record."""
+        case, verdict = judged.case, judged.verdict
         self.verdicts.append(verdict)
         self.broken_in_a_row = self.broken_in_a_row + 1 if isinstance(verdict, Broken) else 0
         if isinstance(verdict, Agrees):
@@ -113,8 +179,8 @@ class _Examination:
                     initial=case.initial,
                 ),
                 verdict=verdict,
-                path=answer.path if answer else "",
-                seconds=answer.seconds if answer else None,
+                path=judged.path,
+                seconds=judged.seconds,
             )
         )
 
@@ -126,10 +192,9 @@ class _Examination:
 
 def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line], None]) -> Finding:
     """Try every case of a group and return the finding (the caller appends it to the record)."""
-    requirement = group.requirement
     if group.unsupported is not None:
         return _finding(group, group.unsupported)
-    visible = visible_faults(requirement.cell, requirement.initial, group.zeroed)
+    visible = must_rule_out(group)
     state = _Examination(group=group, host=host, settings=settings, emit=emit, remaining=set(visible))
     failed: _Failure | None
     if settings.only is not None:
@@ -140,11 +205,18 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
         verdict = single
     else:
         shipped = _shipped(state)
-        failed = _generated(state) or shipped
+        generated = _generated(state)
+        failed = generated or shipped
         verdict = combine(state.verdicts, required=visible)
+        # The shipped case tells faults apart best, the shrunk one is the easiest to read.
+        telling = shipped or generated
+        unnamed = isinstance(verdict, Diverges) and not verdict.faults and group.requirement.relation == REFERENCE
+        if unnamed and telling is not None:
+            told = Diverges(faults=(), evidence=telling.verdict.evidence)
+            verdict = diagnosed(telling.shown.case, telling.shown.observed, told)
     overall: Verdict = verdict
     if group.unrepresentable is not None:
-        overall = msgspec.structs.replace(group.unrepresentable, subspace=verdict)
+        overall = replace_struct(group.unrepresentable, subspace=verdict)
     return _finding(
         group,
         overall,
@@ -155,45 +227,60 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Failure:
-    case: Case
-    verdict: Diverges
-    observed: Observed
+def must_rule_out(group: Group) -> frozenset[str]:
+    """The faults that a group has to rule out before it may agree."""
+    requirement = group.requirement
+    if requirement.relation == REFERENCE:
+        return visible_faults(
+            requirement.cell,
+            requirement.initial,
+            group.zeroed,
+            features=requirement.features,
+            dtype=group.dtype,
+            padding=group.candidate.variant.padding,
+        )
+    if requirement.relation == GRADIENT:
+        return visible_gradient_faults(requirement.cell, group.zeroed)
+    return frozenset(requirement.aims)
 
 
 def _only(state: _Examination, case: Case) -> _Failure | None:
-    projected = case.zeroed(state.group.zeroed)
-    return _failure(projected, *state.trial(projected, "file"))
-
-
-def _failure(case: Case, verdict: TrialVerdict, answer: Observation | None) -> _Failure | None:
-    if isinstance(verdict, Diverges) and answer is not None:
-        return _Failure(case=case, verdict=verdict, observed=answer.observed)
-    return None
+    return state.trial(case.zeroed(state.group.zeroed), "file").failure
 
 
 def _shipped(state: _Examination) -> _Failure | None:
     group = state.group
     first: _Failure | None = None
-    for case in shipped_cases(group.requirement, group.dtype, zeroed=group.zeroed):
+    leaning = plainly(group.requirement)
+    padding = group.candidate.variant.padding
+    for case in shipped_cases(group.requirement, group.dtype, zeroed=group.zeroed, padding=padding):
         if state.hopeless:
             break
-        failure = _failure(case, *state.trial(case, "shipped"))
-        first = first or failure
+        judged = state.judged(case)
+        if leaning and isinstance(judged.verdict, Agrees) and judged.shown is not None:
+            # Once for every group, on its most telling case: it costs more than the rest of the judgement.
+            leaning = False
+            told = suspicion(case, judged.shown.observed)
+            if told:
+                judged = replace(judged, verdict=Inconclusive(why=told))
+        state.record(judged, "shipped")
+        first = first or judged.failure
     return first
 
 
 def _generated(state: _Examination) -> _Failure | None:
     """Draw cases until one diverges, then shrink it to the smallest that is explained by the same faults."""
     group, chosen = state.group, state.settings
+    lattice = lattice_of(group.requirement, group.dtype)
+    # A relation runs every case several times, on one shape: fewer of them.
+    examples = chosen.examples if plainly(group.requirement) else -(-chosen.examples // RELATION_SHARE)
     if chosen.examples < 1 or state.hopeless:
         return None
     failure: _Failure | None = None
 
     # `settings` above `seed`: a seed alone switches the example database off.
     @hypothesis_settings(
-        max_examples=chosen.examples,
+        max_examples=examples,
         database=_database(group, state.host.version, chosen.database),
         deadline=None,
         phases=(Phase.reuse, Phase.generate, Phase.shrink),
@@ -210,16 +297,19 @@ def _generated(state: _Examination) -> _Failure | None:
             initial=group.requirement.initial,
             unbatched=group.candidate.variant.unbatched,
             zeroed=group.zeroed,
+            features=group.requirement.features,
+            padding=group.candidate.variant.padding,
+            lattice=lattice,
         )
     )
     def check(case: Case) -> None:
         nonlocal failure
         if state.hopeless:
             return
-        verdict, answer = state.judged(case)
-        found = _failure(case, verdict, answer)
+        judged = state.judged(case)
+        found = judged.failure
         if failure is None:
-            state.record(case, "generated", verdict, answer)
+            state.record(judged, "generated")
         if found is not None and (failure is None or failure.verdict.faults == found.verdict.faults):
             failure = found
             raise _Divergence
@@ -232,16 +322,7 @@ def _generated(state: _Examination) -> _Failure | None:
         text = "a generated case diverged once and not again: the candidate is not deterministic"
         state.emit(Incident(candidate=group.candidate.name, what=text))
     if failure is not None:
-        state.record(
-            failure.case,
-            "shrunk",
-            failure.verdict,
-            Observation(
-                observed=failure.observed,
-                path=group.candidate.variant.paths[failure.case.initial],
-                seconds=0.0,
-            ),
-        )
+        state.record(failure.judged, "shrunk")
     return failure
 
 
@@ -263,15 +344,21 @@ def slug(group: Group) -> str:
 
 
 def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
-    case = failure.case
-    truth = cell_named(case.cell).run(case)
+    base, case, observed = failure.judged.case, failure.shown.case, failure.shown.observed
+    with np.errstate(over="ignore", invalid="ignore"):
+        truth = cell_named(case.cell).run(case)
     # A divergence must not be lost because its extras cannot be written.
     try:
-        repro = render_repro(group.candidate.adapter, group.candidate.variant.name, case)
+        plain = group.requirement.relation == REFERENCE and not case.features
+        repro = render_repro(group.candidate.adapter, group.candidate.variant.name, case) if plain else ""
     except ConformanceError as error:
         repro = "".join(f"# {line}\n" for line in str(error).splitlines())
     try:
-        path = None if chosen.keep is None else chosen.keep(group, case)
+        further = _further(case, observed, observed_of(truth), failure.verdict)
+    except ConformanceError:
+        further = ()
+    try:
+        path = None if chosen.keep is None else chosen.keep(group, base)
     except OSError:
         path = None
     words = ["rnn-conformance", "run", group.candidate.name, "-k", group.requirement.name]
@@ -282,12 +369,27 @@ def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
     return Example(
         case=case_to_json(case),
         verdict=failure.verdict,
-        observed_outputs=_plain(failure.observed.outputs),
-        observed_final_state=_plain(failure.observed.final_state),
+        observed_outputs=_plain(observed.outputs),
+        observed_final_state=_plain(observed.final_state),
         expected_outputs=_plain(truth.outputs),
         expected_final_state=_plain(truth.final_state),
         repro=repro,
         command=shlex.join(words),
+        further=further,
+    )
+
+
+def _further(case: Case, observed: Observed, truth: Observed, verdict: Diverges) -> tuple[ArrayPair, ...]:
+    """The memory of an LSTM, and the gradient that diverges."""
+    pairs = {"cells": (observed.cells, truth.cells), "final_cell": (observed.final_cell, truth.final_cell)}
+    prefix, _, name = verdict.evidence.output.partition("gradient of ")
+    if not prefix and name in observed.gradients:
+        wanted = gradients(case, seen(case, observed), Exact())[name]
+        pairs[verdict.evidence.output] = (observed.gradients[name], wanted)
+    return tuple(
+        ArrayPair(name=name, observed=_plain(got), expected=_plain(wanted))
+        for name, (got, wanted) in pairs.items()
+        if got is not None and wanted is not None
     )
 
 

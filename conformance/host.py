@@ -28,6 +28,7 @@ from conformance.candidate import Adapter, Variant
 from conformance.case import Case
 from conformance.compare import Observed
 from conformance.environments import Interpreter
+from conformance.rounding import Array
 from conformance.verdict import Broken, BrokenKind
 from conformance.worker import wire
 
@@ -346,43 +347,85 @@ def _question(case: Case, variant: str) -> wire.Message:
     container = np.float64 if case.dtype == "float64" else np.float32
     arrays = {**case.parameters, "x": case.x}
     if case.initial != "omitted":
-        arrays["h0"] = case.h0
+        arrays |= {name: value for name, value in (("h0", case.h0), ("c0", case.c0)) if value is not None}
+    arrays |= {wire.COTANGENT + name: value for name, value in case.cotangents.items()}
     body = {
         "cell": case.cell,
         "variant": variant,
         "dtype": case.dtype,
         "hidden": case.shape.hidden,
         "batched": case.batched,
+        "lengths": None if case.lengths is None else list(case.lengths),
+        "reverse": case.reverse,
+        "layers": case.layers,
+        "directions": case.directions,
+        "strided": case.strided,
+        "inputs_back": case.inputs_back,
     }
     tensors = {name: wire.Tensor(array.astype(container), case.dtype) for name, array in arrays.items()}
     return wire.Message("case", body, tensors)
 
 
-def _observation(case: Case, answer: wire.Message) -> Observation | Broken:
-    """Check names, dtypes and shapes before any value is looked at."""
+def _wanted(case: Case) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """The shapes of the arrays that an observation must have, and of those that it may have."""
     size = case.shape
     lead = (size.batch,) if case.batched else ()
-    wanted = {"outputs": (*lead, size.time, size.hidden), "final_state": (*lead, size.hidden)}
+    states, memories = size.directions * size.output, size.directions * size.hidden
+    required = {"outputs": (*lead, size.time, states), "final_state": (*lead, size.layers * states)}
+    allowed: dict[str, tuple[int, ...]] = {}
+    if case.c0 is not None:
+        allowed = {"cells": (*lead, size.time, memories), "final_cell": (*lead, size.layers * memories)}
+    own: dict[str, tuple[int, ...]] = {name: value.shape for name, value in case.parameters.items()}
+    for name, state in (("x", case.x), ("h0", case.h0), ("c0", case.c0)):
+        if state is not None and (name == "x" or case.initial != "omitted"):
+            own[name] = state.shape if case.batched else state.shape[1:]
+    if case.cotangents:
+        allowed |= {wire.GRADIENT + name: shape for name, shape in own.items()}
+        required[wire.GRADIENT + "x"] = own["x"]
+    if case.inputs_back:
+        allowed |= {wire.AFTER + name: shape for name, shape in own.items()}
+        required[wire.AFTER + "x"] = own["x"]
+    return required, allowed
+
+
+def _observation(case: Case, answer: wire.Message) -> Observation | Broken:
+    """Check names, dtypes and shapes before any value is looked at."""
+    required, allowed = _wanted(case)
 
     def contract(problem: str) -> Broken:
         return Broken(kind="contract", message=problem)
 
     if answer.kind != "observation":
         return contract(f"got a message of kind {answer.kind!r}, wanted an observation")
-    if answer.tensors.keys() != wanted.keys():
-        return contract(f"returned arrays {sorted(answer.tensors)}, wanted {sorted(wanted)}")
-    for name, shape in wanted.items():
-        tensor = answer.tensors[name]
+    names = answer.tensors.keys()
+    if not required.keys() <= names <= required.keys() | allowed.keys():
+        return contract(f"returned arrays {sorted(names)}, wanted {sorted(required)}, possibly {sorted(allowed)}")
+    for name, tensor in answer.tensors.items():
+        shape = (allowed | required)[name]
         if tensor.values.shape != shape:
             return contract(f"{name} has shape {tensor.values.shape}, wanted {shape}")
         if tensor.dtype != case.dtype:
             return contract(f"{name} has dtype {tensor.dtype}, wanted {case.dtype}, the dtype of the inputs")
-    arrays = {name: np.asarray(answer.tensors[name].values, dtype=np.float64) for name in wanted}
+    arrays = {name: np.asarray(tensor.values, dtype=np.float64) for name, tensor in answer.tensors.items()}
     if not case.batched:
-        arrays = {name: values[None] for name, values in arrays.items()}
+        with_rows = ("outputs", "final_state", "cells", "final_cell", "x", "h0", "c0")
+        arrays = {
+            name: values[None] if name.rpartition(":")[2] in with_rows else values for name, values in arrays.items()
+        }
+
+    def prefixed(prefix: str) -> dict[str, Array]:
+        return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
     seconds = answer.body.get("seconds")
     return Observation(
-        observed=Observed(outputs=arrays["outputs"], final_state=arrays["final_state"]),
+        observed=Observed(
+            outputs=arrays["outputs"],
+            final_state=arrays["final_state"],
+            cells=arrays.get("cells"),
+            final_cell=arrays.get("final_cell"),
+            gradients=prefixed(wire.GRADIENT),
+            inputs_after=prefixed(wire.AFTER),
+        ),
         path=str(answer.body.get("path", "")),
         seconds=float(seconds) if isinstance(seconds, (int, float)) else 0.0,
     )

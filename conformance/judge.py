@@ -13,13 +13,15 @@ from typing import TypeAlias, assert_never
 import numpy as np
 
 from conformance.algebra import Exact
-from conformance.case import Case, Initial, make_case
+from conformance.case import Case, Initial, Padding, make_case
+from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
+from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import Comparison, Observed, compare
+from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen
 from conformance.errors import CaseError
 from conformance.faults import catalogue
-from conformance.rounding import Array
+from conformance.rounding import Array, format_of
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, StepRow
 
 TrialVerdict: TypeAlias = Agrees | Diverges | Inconclusive | Broken
@@ -30,29 +32,70 @@ _VISIBLE = 1e-6
 
 
 @cache
-def visible_faults(cell: str, initial: Initial, zeroed: tuple[str, ...] = ()) -> frozenset[str]:
-    """The faults that can show at all: with this spelling of the initial state and these parameters at zero.
+def visible_faults(
+    cell: str,
+    initial: Initial,
+    zeroed: tuple[str, ...] = (),
+    *,
+    features: tuple[str, ...] = (),
+    dtype: str = "float64",
+    padding: Padding = "zeros",
+) -> frozenset[str]:
+    """The faults that can show at all with this initial state, these parameters at zero, these features.
 
-    Decided by running every mutant and the reference in float64 on one fixed generic probe.
+    Decided by running every mutant and the reference in float64 on one fixed generic probe; a fault of precision can
+    show where it applies to `dtype`.
     """
+    case = probe(cell, initial, features=features, padding=padding).zeroed(zeroed)
+    truth = observed_of(cell_named(case.cell).run(case))
+    declared = format_of(dtype)
+    return frozenset(
+        name
+        for name, fault in catalogue(cell).items()
+        if (
+            _differ(case, observed_of(fault.run(case, Exact())), truth)
+            if fault.arithmetic is None
+            else fault.arithmetic(declared) is not None
+        )
+    )
+
+
+def _differ(case: Case, one: Observed, other: Observed) -> bool:
+    real = np.ones((case.shape.time, case.shape.batch, 1), dtype=bool)
+    if case.lengths is not None and case.padding == "free":
+        real = (np.arange(case.shape.time)[:, None] < np.array(case.lengths)[None])[..., None]
+    pairs = zip(one.arrays().items(), other.arrays().values(), strict=True)
+    return any(float(np.max(np.abs(a - b) * (real if name in PER_STEP else 1.0))) > _VISIBLE for (name, a), b in pairs)
+
+
+def probe(cell: str, initial: Initial, *, features: tuple[str, ...] = (), padding: Padding = "zeros") -> Case:
+    """A fixed generic case with these features, on which every fault shows that can."""
     generator = np.random.default_rng(20141406)
-    sizes = {"D": 6, "H": 8}
-    parameters = {
-        name: generator.normal(size=tuple(sizes[letter] for letter in letters)) * 0.5
-        for name, letters in cell_named(cell).parameters.items()
-    }
-    case = make_case(
+    kind = cell_named(cell)
+    layers, directions = (2 if "layers" in features else 1), (2 if "bidirectional" in features else 1)
+    output = 5 if kind.projected else 8
+    shapes = kind.shapes({"D": 6, "H": 8, "P": output}, layers, directions)
+    blocks = layers * directions
+    asked = {"outputs": (4, 12, directions * output), "final_state": (4, blocks * output)}
+    if kind.carry is not None:
+        asked["final_cell"] = (4, blocks * 8)
+    if "gradients" not in features:
+        asked = {}
+    return make_case(
         cell=cell,
         dtype="float64",
-        parameters=parameters,
+        parameters={name: generator.normal(size=shape) * 0.5 for name, shape in shapes.items()},
         x=generator.normal(size=(4, 12, 6)),
         initial=initial,
-        h0=generator.uniform(-1, 1, size=(4, 8)),
+        h0=generator.uniform(0.1 if kind.positive else -1, 1, size=(4, blocks * output)),
+        c0=generator.uniform(-1, 1, size=(4, blocks * 8)) if kind.carry is not None else None,
+        lengths=(12, 5, 1, 0 if "empty_rows" in features else 3) if "lengths" in features else None,
+        reverse="reverse" in features,
+        layers=layers,
+        directions=directions,
+        padding=padding,
+        cotangents={name: generator.normal(size=shape) for name, shape in asked.items()},
         origin="visibility probe",
-    ).zeroed(zeroed)
-    truth = cell_named(case.cell).run(case).outputs
-    return frozenset(
-        name for name, fault in catalogue(cell).items() if np.abs(fault.run(case).outputs - truth).max() > _VISIBLE
     )
 
 
@@ -71,16 +114,29 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
         residuals = hypotheses(case, observed)
         return Diverges(
             faults=tuple(sorted(name for name, share in residuals.items() if share <= 1.0)),
-            evidence=_evidence(case, observed, reference, residuals),
+            evidence=evidence(case, observed, reference, residuals),
         )
-    if not np.all(np.isfinite(reference.bound)):
+    if not reference.bounded:
         return Inconclusive(why="the bound overflows on this case: everything would lie inside it")
     wanted = frozenset(against)
     faults = catalogue(case.cell)
-    excluded = frozenset(name for name in wanted if not compare(case, observed, faults[name]).explains)
+    excluded = frozenset(name for name in wanted if rules_out(case, observed, faults[name]))
     if wanted and not excluded:
         return Inconclusive(why="this case looks the same under every fault asked about", missing=wanted)
-    return Agrees(excluded=excluded, share=reference.worst, compared=int(reference.share.size))
+    return Agrees(excluded=excluded, share=reference.worst, compared=reference.compared)
+
+
+def rules_out(case: Case, observed: Observed, fault: Fault) -> bool:
+    """Whether an observation that agrees with the reference could not have come from `fault`.
+
+    A fault of precision explains whatever the declared dtype explains; it is ruled out when an emulation of it would
+    have diverged on this very case.
+    """
+    if fault.arithmetic is None:
+        return not compare(case, observed, fault).explains
+    if fault.arithmetic(format_of(case.dtype)) is None:
+        return False
+    return not compare(case, planted(case, fault)).explains
 
 
 def hypotheses(case: Case, observed: Observed) -> dict[str, float]:
@@ -88,62 +144,81 @@ def hypotheses(case: Case, observed: Observed) -> dict[str, float]:
 
     Empty when the observation is not finite: no hypothesis explains that.
     """
-    usable = np.all(np.isfinite(observed.outputs)) and np.all(np.isfinite(observed.final_state))
-    if not usable:
+    if not observed.finite:
         return {}
-    return {name: compare(case, observed, fault).worst for name, fault in catalogue(case.cell).items()}
+    found = {name: compare(case, observed, fault) for name, fault in catalogue(case.cell).items()}
+    # What lies inside an infinite bound is not explained by it.
+    return {name: comparison.worst if comparison.bounded else np.inf for name, comparison in found.items()}
 
 
-def _evidence(case: Case, observed: Observed, reference: Comparison, residuals: dict[str, float]) -> Evidence:
-    outside = reference.share > 1.0
-    slot = int(np.argmax(outside.any(axis=(1, 2))))
-    lane, unit = np.unravel_index(np.argmax(np.where(outside[slot], reference.share[slot], -1)), outside.shape[1:])
-    slots = observed.slots
-    final = slot == case.shape.time
-    truth = cell_named(case.cell).run(case)
-    free = np.concatenate([np.swapaxes(truth.outputs, 0, 1), truth.final_state[None]])
+def evidence(case: Case, observed: Observed, reference: Comparison, residuals: Mapping[str, float]) -> Evidence:
+    """What a divergence looks like: the first element outside its bound, and the account of every step."""
+    name, slot = _first(case, reference)
+    part = reference.parts[name]
+    outside = part.share[slot] > 1.0
+    lane, unit = np.unravel_index(np.argmax(np.where(outside, part.share[slot], -1)), outside.shape)
+    step = slot if name in PER_STEP else case.shape.time - 1
     with np.errstate(over="ignore", invalid="ignore"):
-        difference = np.abs(slots - free)
-    step = case.shape.time - 1 if final else slot
+        free = observed_of(cell_named(case.cell).run(case)).arrays()
+        difference = {key: np.abs(values - free[key]) for key, values in observed.arrays().items()}
     # The intermediates that lead to the first wrong element, from the observed state before it.
-    local = {name: _finite(values[int(lane), step, int(unit)]) for name, values in _forced(case, observed).items()}
+    local = {
+        key: _finite(values[int(lane), step, int(unit)])
+        for key, values in forced(case, observed).items()
+        if name in PER_STEP and values.shape[2] > unit
+    }
+    parts = reference.parts.values()
     return Evidence(
-        output="final_state" if final else "outputs",
-        first=(int(lane), step, int(unit)),
-        expected=_finite(reference.predicted[slot, lane, unit]),
-        observed=_finite(slots[slot, lane, unit]),
-        bound=_finite(reference.bound[slot, lane, unit]),
-        largest_difference=_finite(np.max(difference)),
+        output=name,
+        first=(int(lane), max(step, 0), int(unit)),
+        expected=_finite(part.predicted[slot, lane, unit]),
+        observed=_finite(part.observed[slot, lane, unit]),
+        bound=_finite(part.bound[slot, lane, unit]),
+        largest_difference=_finite(max(float(np.max(values, initial=0.0)) for values in difference.values())),
         share=_finite(reference.worst),
-        outside=int(outside.sum()),
-        compared=int(outside.size),
-        finite=bool(np.all(np.isfinite(slots))),
-        steps=tuple(_row(step, difference[step], reference, step) for step in range(case.shape.time)),
-        residuals={name: min(share, 1e300) for name, share in residuals.items()},
+        outside=sum(int((p.share > 1.0).sum()) for p in parts),
+        compared=reference.compared,
+        finite=observed.finite,
+        steps=tuple(
+            _row(step, difference["outputs"][step], reference.parts["outputs"], step) for step in range(case.shape.time)
+        ),
+        residuals={key: min(share, 1e300) for key, share in residuals.items()},
         intermediates=local,
     )
 
 
-def _forced(case: Case, observed: Observed) -> Mapping[str, Array]:
-    """The reference's intermediates (B, T, H), each step from the observed state before it."""
-    usable = np.where(np.isfinite(observed.outputs), observed.outputs, 0.0)
+def _first(case: Case, reference: Comparison) -> tuple[str, int]:
+    """The array and slot of the first element outside its bound, in the order in which steps are computed."""
+    slots: dict[str, int] = {}
+    for name, part in reference.parts.items():
+        wrong = np.flatnonzero((part.share > 1.0).any(axis=(1, 2)))
+        if wrong.size:
+            slots[name] = int(wrong[-1] if case.reverse else wrong[0])
+    stepwise = {name: slot for name, slot in slots.items() if name in PER_STEP}
+    if not stepwise:
+        return next(iter(slots.items()))
+    return (max if case.reverse else min)(stepwise.items(), key=lambda item: item[1])
+
+
+def forced(case: Case, observed: Observed) -> Mapping[str, Array]:
+    """The reference's intermediates (B, T, .), each step from the observed state before it."""
     with np.errstate(over="ignore", invalid="ignore"):
-        rows = cell_named(case.cell).predict(case, usable, Exact())
+        trace = cell_named(case.cell).evaluate(case, Exact(), seen=seen(case, observed))
     size = case.shape
     return {
-        name: np.swapaxes(values.reshape(size.time + 1, size.batch, size.hidden)[: size.time], 0, 1)
-        for name, values in rows.items()
+        name: np.swapaxes(values.reshape(size.time, size.batch, -1), 0, 1)
+        for name, values in trace.intermediates.items()
     }
 
 
-def _row(step: int, difference: Array, reference: Comparison, slot: int) -> StepRow:
-    share = reference.share[slot]
+def _row(step: int, difference: Array, part: Part, slot: int) -> StepRow:
+    share = part.share[slot]
     at = np.unravel_index(np.argmax(share), share.shape)
     return StepRow(
         step=step,
         difference=_finite(np.max(difference)),
-        residual=_finite(reference.residual[slot][at]),
-        bound=_finite(reference.bound[slot][at]),
+        residual=_finite(part.residual[slot][at]),
+        bound=_finite(part.bound[slot][at]),
         share=_finite(share[at]),
     )
 
@@ -169,7 +244,7 @@ def combine(verdicts: Sequence[TrialVerdict], *, required: frozenset[str]) -> Tr
         names = set(diverging[0].faults)
         for other in diverging[1:]:
             names &= set(other.faults)
-        return Diverges(faults=tuple(sorted(names)), evidence=_telling(diverging).evidence)
+        return Diverges(faults=sharpest(names), evidence=_telling(diverging).evidence)
     broken = [v for v in verdicts if isinstance(v, Broken)]
     if broken:
         return broken[0]
@@ -200,6 +275,17 @@ def combine(verdicts: Sequence[TrialVerdict], *, required: frozenset[str]) -> Tr
     return Agrees(excluded=excluded, share=share, compared=compared)
 
 
+def sharpest(names: Iterable[str]) -> tuple[str, ...]:
+    """The names to tell: a coarser arithmetic explains much, so it is named only where no other fault explains.
+
+    Of several arithmetics the finest is named.
+    """
+    found = set(names)
+    finest = next((name for name in PRECISION if name in found), None)
+    others = tuple(sorted(found.difference(PRECISION)))
+    return others or (() if finest is None else (finest,))
+
+
 def _telling(diverging: Sequence[Diverges]) -> Diverges:
     """The divergence to show: the one with the largest finite difference."""
     return max(diverging, key=lambda v: (v.evidence.finite, v.evidence.largest_difference or 0.0))
@@ -207,5 +293,14 @@ def _telling(diverging: Sequence[Diverges]) -> Diverges:
 
 def planted(case: Case, fault: Fault) -> Observed:
     """What a faulty implementation, emulated in the case's dtype, would return."""
-    sequence = fault.run(case)
-    return Observed(outputs=sequence.outputs, final_state=sequence.final_state)
+    return observed_of(fault.run(case))
+
+
+def observed_of(sequence: Sequence_) -> Observed:
+    """A computed sequence as an observation."""
+    return Observed(
+        outputs=sequence.outputs,
+        final_state=sequence.final_state,
+        cells=sequence.cells,
+        final_cell=sequence.final_cell,
+    )

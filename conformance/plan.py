@@ -11,6 +11,7 @@ from packaging.requirements import Requirement as PackageRequirement
 from packaging.utils import canonicalize_name
 
 from conformance.candidate import Adapter, Declared, Spec, Variant
+from conformance.case import Initial
 from conformance.discover import variants_of
 from conformance.environments import (
     Interpreter,
@@ -23,6 +24,7 @@ from conformance.environments import (
 from conformance.errors import SpecError
 from conformance.pins import requirements_for
 from conformance.requirement import Requirement
+from conformance.rounding import DTYPES
 from conformance.verdict import Unrepresentable, Unsupported
 
 ANY_DTYPE: Final = "any"
@@ -154,15 +156,24 @@ def plan(
 
 def _groups(candidate: Candidate, requirement: Requirement, dtypes: Sequence[str]) -> list[Group]:
     variant = candidate.variant
-    if requirement.initial not in variant.paths:
+    lacking = [feature for feature in requirement.features if not variant.offers(feature)]
+    if lacking:
+        # What a framework could be expected to offer is declared out; what it has no notion of is not asked.
+        declared = next((name for name in lacking if name in variant.unsupported), None)
+        if declared is None:
+            return []
+        return [_unsupported(candidate, requirement, ANY_DTYPE, _declared_out(declared, variant.unsupported[declared]))]
+    if not _spellings(requirement) <= variant.paths.keys():
+        if not requirement.against_reference:
+            return []
         out = _declared_out(f"initial state {requirement.initial}", variant.unsupported.get(requirement.initial))
-        return [Group(candidate=candidate, requirement=requirement, dtype=ANY_DTYPE, unsupported=out)]
+        return [_unsupported(candidate, requirement, ANY_DTYPE, out)]
     groups: list[Group] = []
-    declared = [name for name in variant.unsupported if name not in ("omitted", "zeros", "given")]
-    for dtype in dtypes or (*variant.dtypes, *declared):
+    asked = [name for name in requirement.dtypes if name in variant.dtypes]
+    for dtype in dtypes or asked or (*variant.dtypes, *(name for name in variant.unsupported if name in DTYPES)):
         if dtype not in variant.dtypes:
             out = _declared_out(f"dtype {dtype}", variant.unsupported.get(dtype))
-            groups.append(Group(candidate=candidate, requirement=requirement, dtype=dtype, unsupported=out))
+            groups.append(_unsupported(candidate, requirement, dtype, out))
             continue
         missing = variant.missing.get(requirement.cell)
         if missing is None:
@@ -180,6 +191,17 @@ def _groups(candidate: Candidate, requirement: Requirement, dtypes: Sequence[str
             )
         )
     return groups
+
+
+def _spellings(requirement: Requirement) -> frozenset[Initial]:
+    """The spellings of the initial state that a requirement uses."""
+    if requirement.relation == "omitted_is_zeros":
+        return frozenset((requirement.initial, "zeros"))
+    return frozenset((requirement.initial,))
+
+
+def _unsupported(candidate: Candidate, requirement: Requirement, dtype: str, out: Unsupported) -> Group:
+    return Group(candidate=candidate, requirement=requirement, dtype=dtype, unsupported=out)
 
 
 def _declared_out(what: str, declared: Declared | None) -> Unsupported:

@@ -29,7 +29,11 @@ class _Line(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class RequirementEntry(Struct, frozen=True, kw_only=True):
-    """A requirement as it stood when the record was made."""
+    """A requirement as it stood when the record was made.
+
+    level: ``MUST``, ``SHOULD`` or ``informational``; whatever else stands here counts as ``MUST``.
+    relation: ``reference``, ``gradient``, or the relation between two ways of running; "" where it is not known.
+    """
 
     name: str
     level: str
@@ -37,6 +41,7 @@ class RequirementEntry(Struct, frozen=True, kw_only=True):
     source: str
     cell: str
     initial: str
+    relation: str = ""
 
 
 class FaultEntry(Struct, frozen=True, kw_only=True):
@@ -111,12 +116,21 @@ class Incident(_Line, frozen=True, kw_only=True, tag="incident"):
     stderr_tail: str = ""
 
 
+class ArrayPair(Struct, frozen=True, kw_only=True):
+    """One array as observed and as expected, nested lists in which a number that is not finite is null."""
+
+    name: str
+    observed: Nested
+    expected: Nested
+
+
 class Example(Struct, frozen=True, kw_only=True):
     """The minimal case of a divergence: the case, and the observed and expected arrays.
 
     case: as `conformance.case.case_to_json` gives it. Arrays are (B, T, H) and (B, H); a number that is not
-    finite is null. repro: a script for the candidate's framework alone, "" where the adapter has none;
-    command: what to type to see it again.
+    finite is null. further: the memory of an LSTM (``cells``, ``final_cell``), and the gradient that diverges, under
+    the name that the evidence gives it. repro: a script for the candidate's framework alone, "" where the adapter has
+    none; command: what to type to see it again.
     """
 
     case: dict[str, Any]
@@ -127,6 +141,7 @@ class Example(Struct, frozen=True, kw_only=True):
     expected_final_state: Nested
     repro: str
     command: str
+    further: tuple[ArrayPair, ...] = ()
 
 
 class Finding(_Line, frozen=True, kw_only=True, tag="finding"):

@@ -70,7 +70,7 @@ def render_repro(adapter: Adapter, variant: str, case: Case) -> str:
     try:
         return environment.get_template(f"adapter/{TEMPLATE}").render(
             title=f"{adapter.title}: {chosen.title}",
-            path=chosen.paths[case.initial],
+            path=chosen.path(case.cell, case.initial),
             origin=case.origin,
             distribution=adapter.distribution,
             cell=case.cell,
@@ -82,6 +82,7 @@ def render_repro(adapter: Adapter, variant: str, case: Case) -> str:
             parameters={name: case.parameters[name].astype(container) for name in cell_named(case.cell).parameters},
             x=case.x[lead].astype(container),
             h0=case.h0[lead].astype(container),
+            c0=None if case.c0 is None else case.c0[lead].astype(container),
             multiple=multiple(case),
             epsilon=2 * format_of(case.dtype).storage,
         )
@@ -97,14 +98,14 @@ def multiple(case: Case) -> int:
     """
     x, state = np.abs(case.x), max(1.0, float(np.abs(case.h0).max()))
 
-    def largest(kind: str, size: Callable[[Array], float]) -> float:
-        return max(
-            (float(size(np.abs(p))) for name, p in case.parameters.items() if name.startswith(kind)), default=0.0
-        )
+    def largest(letters: str, size: Callable[[Array], float]) -> float:
+        axes = cell_named(case.cell).parameters.items()
+        chosen = [case.parameters[name] for name, axis in axes if "".join(axis) == letters]
+        return max((float(size(np.abs(p))) for p in chosen), default=0.0)
 
-    inputs = largest("W_x", lambda matrix: (x @ matrix.T).max())
-    states = largest("W_h", lambda matrix: matrix.sum(axis=1).max() * state)
-    return math.ceil(4 + inputs + states + largest("b_x", np.max) + largest("b_h", np.max))
+    inputs = largest("HD", lambda matrix: (x @ matrix.T).max())
+    states = max(largest(letters, lambda matrix: matrix.sum(axis=1).max() * state) for letters in ("HH", "HP", "PH"))
+    return math.ceil(4 + inputs + states + 2 * largest("H", np.max))
 
 
 def literal(value: object) -> str:

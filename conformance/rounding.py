@@ -37,6 +37,8 @@ class Format:
     largest: the largest finite value.
     sigmoid_ulps, tanh_ulps: errors of released activation kernels, in units of u times the value; the
         sigmoid's grows by |a| because exp(-a) inherits the rounding of its argument.
+    operands: unit roundoff u_m to which the operands of a product are rounded beforehand (TF32: 2**-11); 0 for none.
+    activation: unit roundoff of activation kernels where it is larger than that of storage; 0 where it is not.
     """
 
     name: DtypeName
@@ -49,6 +51,8 @@ class Format:
     sigmoid_ulps: float
     sigmoid_ulps_per_argument: float
     tanh_ulps: float
+    operands: float = 0.0
+    activation: float = 0.0
 
 
 FORMATS: Final[dict[DtypeName, Format]] = {
@@ -140,3 +144,11 @@ def _round_to_bfloat16(array: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = np.where(np.isfinite(array), np.rint(array / spacing) * spacing, array)
     return np.where(np.abs(rounded) > fmt.largest, np.copysign(np.inf, rounded), rounded)
+
+
+def round_to_unit(unit: float, values: Array) -> Array:
+    """Round to floating-point numbers of unit roundoff `unit` = 2**-p without bounds on the exponent, ties to even."""
+    fraction, exponent = np.frexp(values)
+    with np.errstate(invalid="ignore"):
+        rounded: Array = np.ldexp(np.rint(fraction / unit) * unit, exponent)
+    return np.where(np.isfinite(values), rounded, values)

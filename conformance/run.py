@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from conformance import __version__
+from conformance.behaviours import BEHAVIOURS
+from conformance.cells.fault import Fault
 from conformance.errors import ConformanceError
 from conformance.examine import Settings, examine
 from conformance.faults import CATALOGUE
+from conformance.gradient_faults import GradientFault, gradient_catalogue
 from conformance.host import Host, Interrupted
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.record import (
@@ -32,6 +35,7 @@ from conformance.record import (
     RequirementEntry,
     Trial,
 )
+from conformance.requirement import GRADIENT, Requirement
 from conformance.verdict import Broken, Verdict
 
 
@@ -89,17 +93,25 @@ def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]
                 source=r.source,
                 cell=r.cell,
                 initial=r.initial,
+                relation=r.relation,
             )
             for r in requirements.values()
         ),
         faults={
-            cell: tuple(
-                FaultEntry(name=f.name, statement=f.statement, equation=f.equation, right=f.right)
-                for f in CATALOGUE[cell].values()
-            )
-            for cell in sorted(cells)
+            cell: tuple(_faults(cell, [r for r in requirements.values() if r.cell == cell])) for cell in sorted(cells)
         },
     )
+
+
+def _faults(cell: str, requirements: Sequence[Requirement]) -> Iterator[FaultEntry]:
+    """What findings on these requirements of a cell may name: faults, gradient faults, planted behaviours."""
+    named: list[Fault | GradientFault] = list(CATALOGUE[cell].values())
+    if any(requirement.relation == GRADIENT for requirement in requirements):
+        named += gradient_catalogue(cell).values()
+    for fault in named:
+        yield FaultEntry(name=fault.name, statement=fault.statement, equation=fault.equation, right=fault.right)
+    for name in sorted({aim for requirement in requirements for aim in requirement.aims} & BEHAVIOURS.keys()):
+        yield FaultEntry(name=name, statement=BEHAVIOURS[name].statement, equation="", right="")
 
 
 def _now() -> str:
@@ -188,16 +200,21 @@ def _candidate(
 def _fill(groups: Sequence[Group], findings: list[Finding], tell: Callable[[Line], None], verdict: Verdict) -> None:
     """Give `verdict` to every group that has no finding yet and is not declared out anyway."""
     for group in groups[len(findings) :]:
-        finding = Finding(
-            candidate=group.candidate.name,
-            requirement=group.requirement.name,
-            dtype=group.dtype,
-            verdict=group.unsupported or verdict,
-            trials=0,
-            seconds=0.0,
-        )
+        finding = _bare(group, group.unsupported or verdict)
         tell(finding)
         findings.append(finding)
+
+
+def _bare(group: Group, verdict: Verdict) -> Finding:
+    """A finding without trials."""
+    return Finding(
+        candidate=group.candidate.name,
+        requirement=group.requirement.name,
+        dtype=group.dtype,
+        verdict=verdict,
+        trials=0,
+        seconds=0.0,
+    )
 
 
 def _examine_all(
@@ -248,7 +265,15 @@ def _examine_all(
     ) as host:
         for group in groups:
             progress.group(group)
-            finding = examine(group, host, settings, tell)
+            try:
+                finding = examine(group, host, settings, tell)
+            except (ConformanceError, Interrupted):
+                raise
+            except Exception as error:
+                # A defect of the harness itself must not take the other requirements' results with it.
+                text = f"the harness failed: {type(error).__name__}: {error}"
+                trace = traceback.format_exc()
+                finding = _bare(group, Broken(kind="exception", message=text, stderr_tail=trace))
             tell(finding)
             findings.append(finding)
     progress.stage(name, "done")

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from hypothesis import strategies as st
 
-from conformance.case import Case, Initial, Shape, make_case
+from conformance.case import Case, Initial, Padding, Shape, make_case
 from conformance.cells import cell_named
 from conformance.rounding import Array
 
@@ -32,9 +32,16 @@ LATTICE: Final[tuple[tuple[Shape, bool], ...]] = (
     (Shape(batch=3, time=5, features=17, hidden=67), True),
 )
 
+# In the other dtypes: every shape costs JAX a compilation in each of them.
+SHORT_LATTICE: Final = (LATTICE[2], LATTICE[4], LATTICE[5])
+# Of relations and gradients: they run a case in several ways, in several shapes, so one shape must do.
+RELATION: Final = Shape(batch=3, time=6, features=4, hidden=5)
+
 # Weight scale relative to 1/sqrt(fan-in): trained-like, large (chaotic), tiny, saturating.
 SCALES: Final = (0.8, 2.5, 1e-3, 20.0)
 ZERO, CONSTANT = 0, 1
+# A state that its activation does not bound grows past the range of float16 under larger weights.
+_LARGEST_SCALE: Final = {"elman_relu": 0.8}
 _FILLS = 16  # one draw in 16 is all zeros, one is constant, the rest are generic
 
 
@@ -61,12 +68,25 @@ class Signature:
         return ", ".join(parts if self.batched else [*parts, "unbatched"])
 
 
-def build(signature: Signature, *, cell: str, dtype: str, initial: Initial, zeroed: tuple[str, ...] = ()) -> Case:
-    """The case of a signature."""
+def build(
+    signature: Signature,
+    *,
+    cell: str,
+    dtype: str,
+    initial: Initial,
+    zeroed: tuple[str, ...] = (),
+    features: tuple[str, ...] = (),
+    padding: Padding = "zeros",
+) -> Case:
+    """The case of a signature, with those of the features that a case can have."""
     generator = np.random.default_rng(signature.seed)
-    size = signature.shape
-    sizes = {"D": size.features, "H": size.hidden}
+    kind, size = cell_named(cell), signature.shape
+    layers, directions = (2 if "layers" in features else 1), (2 if "bidirectional" in features else 1)
+    blocks = layers * directions
+    hidden = max(size.hidden, 2) if kind.projected else size.hidden
+    output = max(1, 2 * hidden // 3) if kind.projected else hidden
     fills = dict(signature.fills)
+    largest = min(signature.scale, _LARGEST_SCALE.get(cell, signature.scale))
 
     def filled(name: str, shape: tuple[int, ...], scale: float, draw: Callable[[tuple[int, ...]], Array]) -> Array:
         generic = scale * draw(shape)  # drawn in any case: overlays must not shift the numbers of other arrays
@@ -80,13 +100,28 @@ def build(signature: Signature, *, cell: str, dtype: str, initial: Initial, zero
                 return rounded
 
     parameters = {}
-    for name, letters in cell_named(cell).parameters.items():
-        shape = tuple(sizes[letter] for letter in letters)
-        scale = signature.scale / np.sqrt(shape[-1]) if len(shape) == 2 else min(signature.scale, 2.5)
+    for name, shape in kind.shapes({"D": size.features, "H": hidden, "P": output}, layers, directions).items():
+        scale = largest / np.sqrt(shape[-1]) if len(shape) == 2 else min(largest, 2.5)
         draw = generator.standard_normal if len(shape) == 2 else _away_from_zero(generator)
         parameters[name] = filled(name, shape, scale, draw)
     x = filled("x", (size.batch, size.time, size.features), 1.0, generator.standard_normal)
-    h0 = filled("h0", (size.batch, size.hidden), 1.0, lambda shape: generator.uniform(-1.0, 1.0, shape))
+    least = 0.125 if kind.positive else -1.0
+    h0 = filled("h0", (size.batch, blocks * output), 1.0, lambda shape: generator.uniform(least, 1.0, shape))
+    if kind.positive:  # neither an overlay nor a rounding may make it zero
+        h0 = np.maximum(h0, 0.125)
+    memory = (size.batch, blocks * hidden)
+    c0 = filled("c0", memory, 1.0, generator.standard_normal) if kind.carry is not None else None
+    lengths, cotangents = None, {}
+    if "lengths" in features:
+        drawn = generator.integers(1, size.time + 1, size.batch)
+        drawn[0] = size.time
+        drawn[-1] = min(drawn[-1], max(size.time - 1, 1))
+        lengths = tuple(int(n) for n in drawn)
+    if "gradients" in features:
+        shapes = {"outputs": (size.batch, size.time, directions * output), "final_state": (size.batch, blocks * output)}
+        if kind.carry is not None:
+            shapes["final_cell"] = memory
+        cotangents = {name: generator.standard_normal(shape) for name, shape in shapes.items()}
     case = make_case(
         cell=cell,
         dtype=dtype,
@@ -94,7 +129,14 @@ def build(signature: Signature, *, cell: str, dtype: str, initial: Initial, zero
         x=x,
         initial=initial,
         h0=h0,
+        c0=c0,
         batched=signature.batched,
+        lengths=lengths,
+        reverse="reverse" in features,
+        layers=layers,
+        directions=directions,
+        padding=padding,
+        cotangents=cotangents,
         origin=f"generated: {signature}",
     )
     return case.zeroed(zeroed)
@@ -111,11 +153,11 @@ def _away_from_zero(generator: np.random.Generator) -> Callable[[tuple[int, ...]
 
 
 def _group(name: str) -> str:
-    """Arrays that an overlay fills together: W_xr, W_xz, W_xn -> W_x."""
-    return name[:-1] if name.startswith(("W_", "b_")) else name
+    """Arrays that an overlay fills together: W_xr, W_xz, W_xn -> W_x; W_z, W_n -> W_."""
+    own = name.rpartition(".")[2]
+    return own[:-1] if own.startswith(("W_", "b_")) else own
 
 
-_SHAPES: Final = st.sampled_from(LATTICE)
 _SEEDS: Final = st.integers(0, 2**32 - 1)
 _SCALES: Final = st.sampled_from(SCALES)
 _DECIMALS: Final = st.sampled_from((1, 3, 12))
@@ -131,12 +173,15 @@ def cases(
     initial: Initial,
     unbatched: bool = True,
     zeroed: tuple[str, ...] = (),
+    features: tuple[str, ...] = (),
+    padding: Padding = "zeros",
+    lattice: tuple[tuple[Shape, bool], ...] = LATTICE,
 ) -> Case:
     """Cases of one cell, dtype and spelling of the initial state.
 
-    unbatched: whether unbatched inputs are drawn too; zeroed: parameters held at zero.
+    unbatched: whether unbatched inputs are drawn too; zeroed: parameters held at zero; lattice: shapes to draw from.
     """
-    shape, batched = draw(_SHAPES)
+    shape, batched = draw(st.sampled_from(lattice))
     groups = dict.fromkeys(_group(name) for name in (*cell_named(cell).parameters, "x", "h0"))
     signature = Signature(
         shape=shape,
@@ -146,4 +191,4 @@ def cases(
         fills=tuple((group, draw(_FILL)) for group in groups),
         seed=draw(_SEEDS),
     )
-    return build(signature, cell=cell, dtype=dtype, initial=initial, zeroed=zeroed)
+    return build(signature, cell=cell, dtype=dtype, initial=initial, zeroed=zeroed, features=features, padding=padding)

@@ -44,6 +44,10 @@ class Evidence(Struct, frozen=True, kw_only=True):
     residuals: for every fault hypothesis, the largest share of *its* bound (<= 1: it explains the output;
         capped at 1e300).
     intermediates: r, z, n, h of the reference at `first`.
+    where: the place, or the detour, in words, where `first` alone does not tell it.
+    pairs: where no single fault explains the output, the pairs of faults that do together.
+    localisation: where nothing explains it, what can be told of the intermediate that went wrong, in sentences.
+    lasting: faults that explain it from some step on, in sentences.
     """
 
     output: str
@@ -59,6 +63,10 @@ class Evidence(Struct, frozen=True, kw_only=True):
     steps: tuple[StepRow, ...] = ()
     residuals: dict[str, float] = field(default_factory=dict)
     intermediates: dict[str, float | None] = field(default_factory=dict)
+    where: str = ""
+    pairs: tuple[tuple[str, str], ...] = ()
+    localisation: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
 
 
 class Agrees(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="agrees"):

@@ -7,16 +7,20 @@ right is shown by the conformance suite, on the frameworks themselves.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from conformance.candidate import Adapter
@@ -28,6 +32,7 @@ from conformance.host import LAUNCH
 from conformance.repro import TEMPLATE
 from conformance.strategies import LATTICE, Signature, build
 from conformance.worker import wire
+from conformance.worker.api import WorkerCase, assemble, attest, block, distribute, prefix_of
 
 SHIPPED = {"mlx", "torch", "flax-linen", "flax-nnx", "numpy"}
 ADAPTERS = find_adapters()
@@ -68,37 +73,59 @@ def test_every_pin_has_a_reason(name: str) -> None:
 def test_what_a_variant_leaves_out_is_declared(adapter: Adapter, variant: str) -> None:
     """Nothing is both offered and declared out, and a missing parameter comes with a reason and a link."""
     declared = adapter.variants[variant]
-    assert not set(declared.unsupported) & {*declared.dtypes, *declared.paths}
+    assert not set(declared.unsupported) & {*declared.dtypes, *declared.paths, *declared.features}
     assert all(entry.reason and entry.link.startswith("https://") for _, entry in declared.missing.values())
+    assert set(declared.layers) <= set(declared.cells)
+    assert declared.missing.keys() <= set(declared.cells)
 
 
 # Weight recipes
 
 
-def recipes(source: str) -> list[dict[str, list[str]]]:
-    """The weight recipes of an adapter: top-level dicts from a target's name to a list of canonical terms."""
-    return [
-        ast.literal_eval(node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
-    ]
+def resolved(node: ast.expr, known: dict[str, Any]) -> Any:
+    """The value of an expression of literals, dicts with ``**``, lists, and names assigned before; else an error."""
+    match node:
+        case ast.Dict():
+            result: dict[Any, Any] = {}
+            for key, value in zip(node.keys, node.values, strict=True):
+                result |= resolved(value, known) if key is None else {resolved(key, known): resolved(value, known)}
+            return result
+        case ast.List():
+            return [resolved(each, known) for each in node.elts]
+        case ast.Name():
+            return known[node.id]
+        case _:
+            return ast.literal_eval(node)
 
 
-def used_parameters(source: str) -> list[str]:
-    """Every canonical name that the recipes use, with repetitions; without recipes those that the code reads from p."""
+def recipes(source: str) -> dict[str, dict[str, list[str]]]:
+    """The weight recipes of an adapter: RECIPES, by cell and by target, lists of canonical terms; {} without it."""
+    known: dict[str, Any] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                known[node.targets[0].id] = resolved(node.value, known)
+            except (ValueError, KeyError):  # something of the framework, which is not data
+                assert node.targets[0].id != "RECIPES"
+    return known.get("RECIPES", {})  # type: ignore[no-any-return]
+
+
+def used_parameters(source: str, cell: str) -> list[str]:
+    """Every canonical name that the recipes of a cell use, with repetitions; without recipes what its step reads."""
     tables = recipes(source)
     if tables:
-        return [
-            name.strip() for table in tables for recipe in table.values() for term in recipe for name in term.split("+")
-        ]
-    reads = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Subscript))
+        return [name.strip() for recipe in tables[cell].values() for term in recipe for name in term.split("+")]
+    (step,) = (
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == f"step_{cell}"
+    )
+    reads = (node for node in ast.walk(step) if isinstance(node, ast.Subscript))
     keys = (node.slice for node in reads if ast.unparse(node.value) == "p")
     return sorted({key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)})
 
 
 def recipe_problems(source: str, cell: str, missing: frozenset[str]) -> list[str]:
     """What is wrong with the recipes of an adapter for `cell`: names unknown, used twice, or not used at all."""
-    used = used_parameters(source)
+    used = used_parameters(source, cell)
     canonical = set(cell_named(cell).parameters)
     problems = [f"unknown: {name}" for name in sorted(set(used) - canonical)]
     problems += [f"twice: {name}" for name in sorted({name for name in used if used.count(name) > 1})]
@@ -117,18 +144,67 @@ def test_recipes_use_every_canonical_parameter_once(adapter: Adapter, variant: s
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "problem"),
+    ("adapter", "cell", "old", "new", "problem"),
     [
-        ('"b_xz + b_hz"', '"b_xz"', "unused: b_hz"),
-        ('"W_hz"', '"W_hr"', "twice: W_hr"),
-        ('"b_hn"', '"b_nh"', "unknown: b_nh"),
+        ("mlx", "gru", '"b_xz + b_hz"', '"b_xz"', "unused: b_hz"),
+        ("mlx", "gru", '"W_hz"', '"W_hr"', "twice: W_hr"),
+        ("mlx", "gru", '"b_hn"', '"b_nh"', "unknown: b_nh"),
+        ("torch", "lstm_projection", '"W_hg"', '"W_hf"', "twice: W_hf"),
+        ("flax-nnx", "elman_relu", '"b_x + b_h"', '"b_x"', "unused: b_h"),
+        ("numpy", "lstm", 'p["b_ho"]', 'p["b_xo"]', "unused: b_ho"),
     ],
-    ids=["bias dropped", "gate repeated", "misspelt"],
+    ids=["bias dropped", "gate repeated", "misspelt", "through a name and **", "through a name", "in a step"],
 )
-def test_a_wrong_recipe_is_noticed(old: str, new: str, problem: str) -> None:
-    """The check above fails on a recipe that loses, repeats or misnames a parameter."""
-    source = (ADAPTERS["mlx"].folder / "adapter.py").read_text(encoding="utf-8")
-    assert problem in recipe_problems(source.replace(old, new), "gru", frozenset())
+def test_a_wrong_recipe_is_noticed(adapter: str, cell: str, old: str, new: str, problem: str) -> None:
+    """The check above fails on a recipe that loses, repeats or misnames a parameter, of that cell."""
+    source = (ADAPTERS[adapter].folder / "adapter.py").read_text(encoding="utf-8")
+    assert recipe_problems(source, cell, frozenset({"b_hn"} & {cell})) == []
+    assert problem in recipe_problems(source.replace(old, new, 1), cell, frozenset())
+
+
+# Canonical names and recipes, as the worker's API offers them
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_distributed_gradients_are_the_adjoint_of_the_assembly(seed: int) -> None:
+    """<assemble(p), G> = <p, distribute(G)> for every p and G: what is added gets one gradient twice."""
+    generator = np.random.default_rng(seed)
+    recipe = ["b_r + b_hr", "b_z", "b_n"]
+    p = {name: generator.normal(size=3) for name in ("b_r", "b_hr", "b_z", "b_n")}
+    gradient = generator.normal(size=9)
+    back = distribute(recipe, gradient)
+    assert back.keys() == p.keys()
+    assert np.dot(assemble(recipe, p), gradient) == pytest.approx(sum(np.dot(p[name], back[name]) for name in p))
+
+
+def test_blocks_are_named_by_layer_and_direction() -> None:
+    """Layer 0 forward has no prefix; a block holds its own arrays without theirs."""
+    assert [prefix_of(*each) for each in ((0, 0), (0, 1), (1, 0), (1, 1))] == ["", "0r.", "1.", "1r."]
+    parameters = {f"{prefix}W_x": prefix for prefix in ("", "0r.", "1.", "1r.", "11.")}
+    for each in ((0, 0), (0, 1), (1, 0), (1, 1), (11, 0)):
+        assert block(parameters, *each) == {"W_x": prefix_of(*each)}
+
+
+def test_features_are_attested_in_a_fixed_order() -> None:
+    """A case's features are those that its fields ask for, and the attested path ends with them."""
+    plain = WorkerCase(
+        cell="gru", variant="v", dtype="float32", parameters={}, x=np.zeros((1, 1, 1)), h0=None, hidden=1, batched=True
+    )
+    assert plain.features == ()
+    assert attest("f(x)", plain.features) == "f(x)"
+    asked = replace(
+        plain,
+        lengths=np.ones(1, int),
+        reverse=True,
+        layers=2,
+        directions=2,
+        strided=True,
+        cotangents={},
+        inputs_back=True,
+    )
+    names = ("lengths", "reverse", "bidirectional", "layers", "strided", "gradients", "inputs_back")
+    assert asked.features == names
+    assert attest("f(x)", asked.features) == "f(x) " + " ".join(f"+{name}" for name in names)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
@@ -211,52 +287,102 @@ def hello(folder: Path) -> wire.Message:
 
 
 def question(case: Case, variant: str) -> wire.Message:
-    """The message that asks for a case; an omitted state is not sent."""
+    """The message that asks for a case; an omitted state is not sent, and what is not asked for is not said."""
     arrays = {**case.parameters, "x": case.x}
     if case.initial != "omitted":
         arrays["h0"] = case.h0
+        if case.c0 is not None:
+            arrays["c0"] = case.c0
+    body: dict[str, Any] = {
+        "cell": case.cell,
+        "variant": variant,
+        "dtype": case.dtype,
+        "hidden": case.shape.hidden,
+        "batched": case.batched,
+    }
+    if case.lengths is not None:
+        body["lengths"] = list(case.lengths)
+    body |= {name: True for name in ("reverse", "strided", "inputs_back") if getattr(case, name)}
+    body |= {name: getattr(case, name) for name in ("layers", "directions") if getattr(case, name) > 1}
     return wire.Message(
-        "case",
-        {
-            "cell": case.cell,
-            "variant": variant,
-            "dtype": case.dtype,
-            "hidden": case.shape.hidden,
-            "batched": case.batched,
-        },
-        {name: wire.Tensor(array.astype(np.float32), case.dtype) for name, array in arrays.items()},
+        "case", body, {name: wire.Tensor(array.astype(np.float32), case.dtype) for name, array in arrays.items()}
     )
 
 
-def generic_case(*, cell: str = "gru", initial: Any = "given", batched: bool = True) -> Case:
+def generic_case(
+    *, cell: str = "gru", initial: Any = "given", batched: bool = True, features: tuple[str, ...] = ()
+) -> Case:
     """A case from the lattice with generic numbers."""
     shape, is_batched = LATTICE[4] if batched else LATTICE[3]
     signature = Signature(shape=shape, batched=is_batched, seed=1, scale=0.8, decimals=3, fills=())
-    return build(signature, cell=cell, dtype="float32", initial=initial)
+    return build(signature, cell=cell, dtype="float32", initial=initial, features=features)
+
+
+def observed(case: Case, answer: wire.Message) -> Observed:
+    """The answer's arrays in float64, batched."""
+    lead = (case.shape.batch,)
+    arrays = {
+        name: tensor.values.astype(np.float64).reshape(lead + tensor.values.shape[1 if case.batched else 0 :])
+        for name, tensor in answer.tensors.items()
+        if ":" not in name
+    }
+    return Observed(**arrays)
+
+
+@pytest.fixture(scope="module")
+def numpy_worker() -> Iterator[Worker]:
+    """A worker that runs the NumPy adapter."""
+    with Worker() as started:
+        ready = started.ask(hello(ADAPTERS["numpy"].folder))
+        assert (ready.kind, ready.body["facts"]["numpy"]) == ("ready", np.__version__)
+        yield started
 
 
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
 @pytest.mark.parametrize("initial", INITIALS)
-@pytest.mark.parametrize("cell", sorted(set(CELLS) & set(ADAPTERS["numpy"].variants["float32"].cells)))
-def test_numpy_adapter_agrees_through_a_worker(worker: Worker, cell: str, initial: str, batched: bool) -> None:
+@pytest.mark.parametrize("cell", CELLS)
+def test_numpy_adapter_agrees_through_a_worker(numpy_worker: Worker, cell: str, initial: str, batched: bool) -> None:
     """The states come back within the bound, in the shape of the inputs, with the declared path."""
-    adapter = ADAPTERS["numpy"]
     case = generic_case(cell=cell, initial=initial, batched=batched)
-    ready = worker.ask(hello(adapter.folder))
-    assert (ready.kind, ready.body["facts"]["numpy"]) == ("ready", np.__version__)
-    answer = worker.ask(question(case, "float32"))
-    assert answer.body["path"] == adapter.variants["float32"].paths[case.initial]
-    outputs, final_state = (answer.tensors[name] for name in ("outputs", "final_state"))
-    assert (outputs.dtype, final_state.dtype) == ("float32", "float32")
+    answer = numpy_worker.ask(question(case, "float32"))
+    assert answer.body["path"] == ADAPTERS["numpy"].variants["float32"].path(cell, case.initial)
     size = case.shape
     lead = (size.batch,) if batched else ()
-    assert outputs.values.shape == (*lead, size.time, size.hidden)
-    assert final_state.values.shape == (*lead, size.hidden)
-    observed = Observed(
-        outputs=outputs.values.astype(np.float64).reshape(size.batch, size.time, size.hidden),
-        final_state=final_state.values.astype(np.float64).reshape(size.batch, size.hidden),
-    )
-    assert compare(case, observed).worst <= 1.0
+    shapes = {"outputs": (*lead, size.time, size.output), "final_state": (*lead, size.output)}
+    if case.c0 is not None:
+        shapes |= {"cells": (*lead, size.time, size.hidden), "final_cell": (*lead, size.hidden)}
+    assert {name: tensor.values.shape for name, tensor in answer.tensors.items()} == shapes
+    assert {tensor.dtype for tensor in answer.tensors.values()} == {"float32"}
+    assert compare(case, observed(case, answer)).worst <= 1.0
+
+
+@pytest.mark.parametrize(
+    "features",
+    [("lengths",), ("reverse",), ("lengths", "reverse"), ("bidirectional", "lengths"), ("layers",), ("bidirectional", "layers")],
+    ids="+".join,
+)
+@pytest.mark.parametrize("cell", ["gru", "lstm_projection", "minlstm_log"])
+def test_numpy_adapter_agrees_in_every_feature(numpy_worker: Worker, cell: str, features: tuple[str, ...]) -> None:
+    """Padded, reversed, in both directions, stacked: within the bound, and attested."""
+    case = generic_case(cell=cell, features=features)
+    answer = numpy_worker.ask(question(case, "float32"))
+    declared = ADAPTERS["numpy"].variants["float32"]
+    assert set(features) <= declared.features
+    assert answer.body["path"] == declared.path(cell, "given", case.features)
+    assert compare(case, observed(case, answer)).worst <= 1.0
+
+
+def test_an_adapter_gets_a_strided_input_and_gives_its_inputs_back(numpy_worker: Worker) -> None:
+    """x keeps its values, and what comes back after the call are x, the states and the parameters, unchanged."""
+    case = replace(generic_case(cell="lstm"), strided=True, inputs_back=True)
+    answer = numpy_worker.ask(question(case, "float32"))
+    assert answer.body["path"].endswith(" +strided +inputs_back")
+    assert compare(case, observed(case, answer)).worst <= 1.0
+    after = {name.removeprefix(wire.AFTER): t.values for name, t in answer.tensors.items() if name.startswith(wire.AFTER)}
+    given_arrays = {**case.parameters, "x": case.x, "h0": case.h0, "c0": case.c0}
+    assert after.keys() == given_arrays.keys()
+    for name, values in after.items():
+        np.testing.assert_array_equal(values, given_arrays[name])
 
 
 def test_worker_ends_cleanly_with_nothing_more_to_say(worker: Worker) -> None:
@@ -264,6 +390,52 @@ def test_worker_ends_cleanly_with_nothing_more_to_say(worker: Worker) -> None:
     assert worker.ask(hello(ADAPTERS["numpy"].folder)).kind == "ready"
     code, out, _ = worker.stop()
     assert (code, out) == (0, b"")
+
+
+SEEN = """
+import json
+import numpy as np
+from conformance.worker.api import Result
+
+def facts():
+    return {}
+
+def run(case):
+    states = {name: getattr(case, name) for name in ("h0", "c0")}
+    cotangents = case.cotangents or {}
+    seen = {
+        "x": [case.x.shape, case.x.strides, case.x.flags["C_CONTIGUOUS"]],
+        "states": {name: None if state is None else state.shape for name, state in states.items()},
+        "lengths": None if case.lengths is None else case.lengths.tolist(),
+        "cotangents": {name: value.shape for name, value in cotangents.items()},
+        "rest": [case.reverse, case.layers, case.directions, case.inputs_back, list(case.features)],
+    }
+    zeros = np.zeros((1, 1), np.float32)
+    return Result(outputs=zeros, final_state=zeros, dtype="float32", path=json.dumps(seen))
+"""
+
+
+def test_what_an_adapter_sees_is_the_case(worker: Worker, tmp_path: Path) -> None:
+    """Strides, lengths, memory, cotangents and stacks reach run() as the API says; a plain case has none of them."""
+    (tmp_path / "adapter.py").write_text(SEEN, encoding="utf-8")
+    worker.ask(hello(tmp_path))
+    case = generic_case(cell="lstm", features=("lengths", "reverse", "bidirectional", "layers", "gradients"))
+    message = question(replace(case, strided=True, inputs_back=True), "v")
+    message.tensors |= {
+        wire.COTANGENT + name: wire.Tensor(value.astype(np.float32), "float32") for name, value in case.cotangents.items()
+    }
+    seen = json.loads(worker.ask(message).body["path"])
+    batch, time, features, hidden = 4, 12, 6, 8
+    assert seen["x"] == [[batch, time, features], [features * 4, batch * features * 4, 4], False]
+    assert seen["states"] == {"h0": [batch, 4 * hidden], "c0": [batch, 4 * hidden]}
+    assert tuple(seen["lengths"]) == case.lengths
+    assert seen["cotangents"] == {name: list(value.shape) for name, value in case.cotangents.items()}
+    assert seen["rest"][:4] == [True, 2, 2, True]
+    assert seen["rest"][4] == list(replace(case, strided=True, inputs_back=True).features)
+    plain = json.loads(worker.ask(question(generic_case(initial="omitted", batched=False), "v")).body["path"])
+    assert plain["x"][0] == [16, 3]
+    assert plain["states"] == {"h0": None, "c0": None}
+    assert (plain["lengths"], plain["cotangents"], plain["rest"]) == (None, {}, [False, 1, 1, False, []])
 
 
 ADAPTER = """
@@ -342,11 +514,9 @@ def test_an_adapter_that_cannot_be_imported_says_why(worker: Worker, tmp_path: P
     assert "a_framework_that_is_not_installed" in failure.body["message"]
 
 
-def test_numpy_adapter_computes_in_float32() -> None:
+def test_numpy_adapter_computes_in_float32(numpy_worker: Worker) -> None:
     """Its states differ from those in float64: nothing was computed more accurately than declared."""
     case = generic_case()
-    with Worker() as worker:
-        worker.ask(hello(ADAPTERS["numpy"].folder))
-        outputs = worker.ask(question(case, "float32")).tensors["outputs"].values
+    outputs = numpy_worker.ask(question(case, "float32")).tensors["outputs"].values
     truth = cell_named(case.cell).run(case).outputs
     assert 1e-9 < np.abs(outputs - truth).max() < 1e-5

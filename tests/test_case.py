@@ -12,29 +12,70 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.case import Case, Initial, case_from_json, case_to_json, make_case
-from conformance.cells import cell_named
+from conformance.cells import CELLS, cell_named
 from conformance.discover import data_folder
 from conformance.errors import CaseError
-from conformance.inputs import read_case, read_weights, shipped_cases
+from conformance.inputs import lattice_of, read_case, read_weights, shipped_cases
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES, round_to
-from conformance.strategies import CONSTANT, GENERIC, LATTICE, ZERO, Signature, build, cases
+from conformance.strategies import CONSTANT, GENERIC, LATTICE, RELATION, ZERO, Signature, build, cases
+
+EVERYTHING = ("lengths", "reverse", "bidirectional", "layers", "gradients")
+"""Every feature that a generated case can have."""
 
 
-def a_case() -> Case:
+def a_case(cell: str = "gru", dtype: str = "float32", *, features: tuple[str, ...] = ()) -> Case:
     """A small case with a given state."""
     signature = Signature(shape=LATTICE[2][0], batched=True, seed=1, scale=0.8, decimals=12, fills=())
-    return build(signature, cell="gru", dtype="float32", initial="given")
+    return build(signature, cell=cell, dtype=dtype, initial="given", features=features, padding="free")
 
 
+@pytest.mark.parametrize("features", [(), EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_json_keeps_every_bit(dtype: str) -> None:
-    """A case written as JSON and read back is the same input, to the last bit."""
-    signature = Signature(shape=LATTICE[2][0], batched=True, seed=1, scale=0.8, decimals=12, fills=())
-    case = build(signature, cell="gru", dtype=dtype, initial="given")
+@pytest.mark.parametrize("cell", ["gru", "lstm_projection", "mingru_log"])
+def test_json_keeps_every_bit(cell: str, dtype: str, features: tuple[str, ...]) -> None:
+    """A case written as JSON and read back is the same input, to the last bit and the last feature."""
+    case = a_case(cell, dtype, features=features)
+    if features:
+        case = replace(case, strided=True, inputs_back=True)
     back = case_from_json(json.loads(json.dumps(case_to_json(case))))
     assert back.digest == case.digest
-    assert back.origin == case.origin
+    assert (back.origin, back.shape, back.features) == (case.origin, case.shape, case.features)
+    assert (back.lengths, back.padding, back.evaluation) == (case.lengths, case.padding, case.evaluation)
+    assert set(features) <= set(back.features)
+
+
+def test_a_plain_case_is_written_without_what_it_does_not_need() -> None:
+    """Files of plain cases stay short: no memory, no lengths, no cotangents."""
+    plain = {"format", "cell", "dtype", "initial", "batched", "origin", "parameters", "x", "h0"}
+    assert case_to_json(replace(a_case(), padding="zeros")).keys() == plain
+
+
+def test_json_keeps_numbers_that_are_not_finite() -> None:
+    """A special case has NaN and infinities in its inputs, and JSON, which has none, brings them back."""
+    x = a_case().x.copy()
+    x[0, 0, 0], x[0, 1, 0], x[1, 2, 1] = np.nan, np.inf, -np.inf
+    case = replace(a_case(), x=x, special=True)
+    back = case_from_json(json.loads(json.dumps(case_to_json(case), allow_nan=False)))
+    np.testing.assert_array_equal(back.x, case.x)
+    assert back.special
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lengths": (3, 1)},
+        {"reverse": True},
+        {"strided": True},
+        {"inputs_back": True},
+        {"initial": "zeros", "h0": np.zeros((2, 3))},
+        {"cotangents": {"outputs": np.ones((2, 3, 3))}},
+    ],
+    ids=["lengths", "reverse", "strided", "inputs back", "zeros", "cotangents"],
+)
+def test_the_digest_tells_inputs_apart(changes: dict[str, object]) -> None:
+    """The same numbers in another situation are another input."""
+    assert replace(a_case(), **changes).digest != a_case().digest  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -42,9 +83,21 @@ def test_json_keeps_every_bit(dtype: str) -> None:
     [
         ({"dtype": "float8"}, "unknown dtype"),
         ({"initial": "random"}, "unknown initial state"),
-        ({"x": np.zeros((0, 3, 2))}, "not empty"),
+        ({"x": np.zeros((2, 3, 0))}, "must be \\(B, T, D\\)"),
         ({"x": np.zeros((3, 2))}, "must be \\(B, T, D\\)"),
-        ({"h0": np.zeros((5, 3))}, "h0 must be \\(B, H\\)"),
+        ({"x": np.zeros((0, 3, 2))}, "h0 must be \\(B, layers \\* directions \\* H\\)"),
+        ({"h0": np.zeros((5, 3))}, "h0 must be \\(B, layers \\* directions \\* H\\)"),
+        ({"h0": np.zeros((2, 0))}, "h0 must be"),
+        ({"directions": 2}, "h0 must be"),
+        ({"layers": 2}, "h0 must be"),
+        ({"c0": np.zeros((1, 3))}, "c0 must be"),
+        ({"layers": 0}, "no such stack"),
+        ({"directions": 3}, "no such stack"),
+        ({"lengths": (3,)}, "one number in 0 ... T for each row"),
+        ({"lengths": (3, 4)}, "one number in 0 ... T for each row"),
+        ({"lengths": (3, -1)}, "one number in 0 ... T for each row"),
+        ({"cotangents": {"outputs": np.full((2, 3, 3), 0.1)}}, "not exactly representable in float32"),
+        ({"parameters": {"W_xr": np.full((3, 2), np.nan)}, "special": True}, "only finite numbers"),
         ({"x": np.full((2, 3, 2), np.nan)}, "only finite numbers"),
         ({"h0": np.full((2, 3), np.inf)}, "only finite numbers"),
         ({"x": np.full((2, 3, 2), 0.1)}, "not exactly representable in float32"),
@@ -57,6 +110,20 @@ def test_malformed_cases_are_refused(changes: dict[str, object], message: str) -
     case = a_case()
     with pytest.raises(CaseError, match=message):
         replace(case, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_cases_without_steps_or_rows_are_legal(cell: str) -> None:
+    """No steps give no outputs and the initial state; no rows give nothing."""
+    case = a_case(cell)
+    no_steps = cell_named(cell).run(replace(case, x=case.x[:, :0]))
+    assert no_steps.outputs.shape == (2, 0, case.shape.output)
+    np.testing.assert_array_equal(no_steps.final_state, case.h0)
+    if case.c0 is not None:
+        np.testing.assert_array_equal(no_steps.final_cell, case.c0)
+    no_rows = replace(case, x=case.x[:0], h0=case.h0[:0], c0=None if case.c0 is None else case.c0[:0])
+    nothing = cell_named(cell).run(no_rows)
+    assert (nothing.outputs.shape, nothing.final_state.shape) == ((0, 3, case.shape.output), (0, case.shape.output))
 
 
 def test_cases_are_immutable() -> None:
@@ -106,13 +173,39 @@ def test_a_bad_weights_file_is_refused(tmp_path: Path, content: bytes | None) ->
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_requirement_has_shipped_cases(cell: str) -> None:
+    """In every dtype there are several different cases that fit the cell and have the features asked about."""
+    for requirement in REQUIREMENTS.values():
+        if requirement.cell != cell:
+            continue
+        for dtype in requirement.dtypes or DTYPES:
+            found = list(shipped_cases(requirement, dtype))
+            assert len({case.digest for case in found}) == len(found) >= 2, requirement.name
+            for case in found:
+                cell_named(cell).check(case)
+                assert (case.dtype, case.initial) == (dtype, requirement.initial)
+                assert set(case.features) == set(requirement.features) & set(EVERYTHING)
+                assert case.origin.startswith("shipped: ")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", REQUIREMENTS)
-def test_every_requirement_has_shipped_cases(name: str, dtype: str) -> None:
-    """The shipped weights fit every requirement and dtype, among them the seed-42 repro and a trained model."""
-    origins = {case.origin for case in shipped_cases(REQUIREMENTS[name], dtype)}
-    assert {"shipped: mlx_seed42", "shipped: character_gru"} <= origins
-    assert len(origins) == len(list((data_folder("fixtures") / "weights").glob("*.safetensors")))
+@pytest.mark.parametrize("cell", ["gru", "gru_v1"])
+def test_the_gru_is_asked_on_the_shared_weights(cell: str, dtype: str) -> None:
+    """Reference agreement of both GRU forms uses every weights file: the seed-42 repro and a trained model, too."""
+    for name in ("hidden_none", "hidden_zeros", "hidden_given"):
+        origins = {case.origin for case in shipped_cases(REQUIREMENTS[f"{cell}_{name}"], dtype)}
+        assert {"shipped: mlx_seed42", "shipped: character_gru"} <= origins
+        assert len(origins) == len(list((data_folder("fixtures") / "weights").glob("*.safetensors")))
+
+
+def test_relations_are_tried_on_one_shape() -> None:
+    """They run a case in several ways and shapes; agreement with the reference is tried on the whole lattice."""
+    plain = REQUIREMENTS["gru_hidden_given"]
+    assert lattice_of(plain, "float32") is LATTICE
+    assert set(lattice_of(plain, "bfloat16")) < set(LATTICE)
+    for name in ("gru_split", "gru_gradient", "gru_reverse_lengths"):
+        assert lattice_of(REQUIREMENTS[name], "float32") == ((RELATION, True),)
 
 
 def test_projection_zeroes_the_named_parameters_only() -> None:
@@ -123,6 +216,13 @@ def test_projection_zeroes_the_named_parameters_only() -> None:
     for name in case.parameters.keys() - {"b_hn"}:
         np.testing.assert_array_equal(projected.parameters[name], case.parameters[name])
     assert projected.digest != case.digest
+
+
+def test_projection_reaches_every_layer_and_direction() -> None:
+    """The parameter is zero in all blocks of a stack."""
+    projected = a_case(features=("bidirectional", "layers")).zeroed(("b_hn",))
+    zero = {name for name, value in projected.parameters.items() if not value.any()}
+    assert zero == {"b_hn", "0r.b_hn", "1.b_hn", "1r.b_hn"}
 
 
 @pytest.mark.parametrize("initial", ["omitted", "zeros", "given"])
@@ -143,6 +243,31 @@ def test_generated_cases_are_sound(dtype: str, initial: Initial) -> None:
 
     check()
     assert len(seen) == len(LATTICE)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_generated_cases_have_the_features_asked_for(cell: str) -> None:
+    """Padded rows, both directions, two layers, cotangents: in every cell, and one row is always shorter than T."""
+    lattice = ((RELATION, True),)
+
+    @settings(max_examples=15, database=None, derandomize=True)
+    @given(cases(cell=cell, dtype="float32", initial="given", features=EVERYTHING, padding="free", lattice=lattice))
+    def check(case: Case) -> None:
+        cell_named(cell).check(case)
+        assert case.features == EVERYTHING
+        assert case.padding == "free"
+        assert case.lengths is not None
+        assert min(case.lengths) >= 1
+        assert min(case.lengths) < max(case.lengths) == case.shape.time
+        assert (case.h0 > 0).all() or not cell_named(cell).positive
+        assert case.shape.output < case.shape.hidden or not cell_named(cell).projected
+        wanted = {"outputs": 2, "final_state": 4} | ({"final_cell": 4} if case.c0 is not None else {})
+        widths = {"outputs": case.shape.output, "final_state": case.shape.output, "final_cell": case.shape.hidden}
+        assert {name: value.shape[-1] for name, value in case.cotangents.items()} == {
+            name: blocks * widths[name] for name, blocks in wanted.items()
+        }
+
+    check()
 
 
 def test_unbatched_shapes_are_drawn_only_where_offered() -> None:

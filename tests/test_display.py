@@ -12,9 +12,10 @@ from rich.console import Console
 from conformance.display import Display, Lines
 from conformance.examine import Settings
 from conformance.plan import Candidate, plan
-from conformance.record import Incident
+from conformance.record import Finding, Incident
 from conformance.requirement import REQUIREMENTS
 from conformance.run import run
+from conformance.verdict import Unsupported
 
 MiniatureOf = Callable[[str], Candidate]
 NONE = (REQUIREMENTS["gru_hidden_none"],)
@@ -41,6 +42,16 @@ def test_elsewhere_findings_and_incidents_are_lines(miniature: MiniatureOf, caps
     assert "wrong:good: gru_hidden_none float32: agrees (9 trials)" in err
     assert "wrong:no_b_hn: gru_hidden_none float32: unrepresentable (b_hn = 0: agrees) (9 trials)" in err
     assert "wrong:crash: the worker died during the case with exit code -6 (SIGABRT)" in err
+
+
+def test_what_is_declared_out_is_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A finding without a trial is no progress."""
+    out = Unsupported(what="lengths", owner="never", reason="no such argument")
+    with Lines() as lines:
+        lines.finding(
+            Finding(candidate="a:x", requirement="gru_lengths", dtype="any", verdict=out, trials=0, seconds=0.0)
+        )
+    assert capsys.readouterr().err == ""
 
 
 def test_markup_in_a_name_is_text(miniature: MiniatureOf) -> None:

@@ -8,58 +8,91 @@ import msgspec
 import numpy as np
 import pytest
 
-from conformance.algebra import Rounded
-from conformance.case import Case, Initial
-from conformance.cells import cell_named
+from conformance.behaviours import correct
+from conformance.case import Case, Initial, Padding
+from conformance.cells import CELLS, cell_named
+from conformance.cells.precision import PRECISION
 from conformance.compare import Observed, compare
 from conformance.errors import CaseError
 from conformance.faults import CATALOGUE, catalogue
-from conformance.judge import combine, judge, planted, visible_faults
-from conformance.requirement import REQUIREMENTS
+from conformance.judge import combine, judge, planted, sharpest, visible_faults
 from conformance.rounding import DTYPES, FORMATS, format_of, round_to
 from conformance.strategies import GENERIC, LATTICE, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
-NUMERIC_CELLS = ("gru", "gru_v1")
+FORMS = ("gru", "gru_v1")
+SITUATIONS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("lengths",),
+    ("lengths", "empty_rows"),
+    ("bidirectional", "lengths"),
+    ("lengths", "reverse"),
+    ("layers",),
+)
+"""Feature sets of which every fault shows in at least one, and apart from the others in the first such one."""
 
 
-def generic(cell: str, dtype: str, initial: Initial, *, seed: int = 3, fills: tuple[tuple[str, int], ...] = ()) -> Case:
+def generic(
+    cell: str,
+    dtype: str,
+    initial: Initial,
+    *,
+    seed: int = 3,
+    fills: tuple[tuple[str, int], ...] = (),
+    features: tuple[str, ...] = (),
+    padding: Padding = "zeros",
+) -> Case:
     """A generic case of shape (4, 12, 6, 8)."""
     signature = Signature(shape=GENERIC, batched=True, seed=seed, scale=0.8, decimals=12, fills=fills)
-    return build(signature, cell=cell, dtype=dtype, initial=initial)
+    case = build(signature, cell=cell, dtype=dtype, initial=initial, features=features, padding=padding)
+    return case if case.lengths is None else replace(case, lengths=(12, 5, 1, 0 if "empty_rows" in features else 3))
 
 
-def correct(case: Case) -> Observed:
-    """What a correct implementation, emulated in the case's dtype, returns."""
-    sequence = cell_named(case.cell).run(case, ops=Rounded(format_of(case.dtype)))
-    return Observed(outputs=sequence.outputs, final_state=sequence.final_state)
+def situation(cell: str, name: str, dtype: str) -> Case:
+    """The first case in which a fault can show, the plainest first; a given state before an omitted one."""
+    for features in SITUATIONS:
+        for initial in ("given", "omitted"):
+            if name in visible_faults(cell, initial, features=features, dtype=dtype):  # type: ignore[arg-type]
+                return generic(cell, dtype, initial, features=features)  # type: ignore[arg-type]
+    raise AssertionError(f"{name} shows nowhere")
+
+
+def applies(cell: str, name: str, dtype: str) -> bool:
+    """Whether a fault is one that candidates of this dtype can have."""
+    arithmetic = catalogue(cell)[name].arithmetic
+    return arithmetic is None or arithmetic(format_of(dtype)) is not None
 
 
 def test_the_catalogue_has_every_hypothesis() -> None:
-    """All 39 GRU hypotheses are there."""
-    names = (
+    """All 53 GRU hypotheses are there: of weights and equations, of time and state, of precision."""
+    equations = (
         "drop_rbhn_t0 drop_bhn drop_bhr drop_bhz drop_bh drop_bir drop_biz drop_bin drop_bi bi_twice bh_twice"
         " z_bias_plus1 r_bias_plus1 swap_rz swap_zn rotate_gates swap_rz_h_only interleaved_gates Wh_transposed"
-        " Wx_transposed update_flip reset_before reset_ignored bhn_outside_reset h0_ignored state_not_carried"
-        " state_lane0 reversed_time reversed_noflip out_shift skip_t0 hard_sigmoid hard_sigmoid6 gate_tanh no_tanh"
-        " relu_new hardtanh_new sigmoid_new no_Wh"
-    )
-    assert set(CATALOGUE["gru"]) == set(names.split())
-    assert len(CATALOGUE["gru"]) == 39
+        " Wx_transposed update_flip reset_before reset_ignored bhn_outside_reset hard_sigmoid hard_sigmoid6 gate_tanh"
+        " no_tanh relu_new hardtanh_new sigmoid_new no_Wh"
+    ).split()
+    sequencing = (
+        "h0_ignored state_not_carried state_lane0 reversed_time reversed_noflip out_shift skip_t0 lengths_ignored"
+        " final_from_padding last_step_lost length_zero_wraps padding_reversed backward_forward directions_swapped"
+        " directions_share_weights directions_share_state layers_share_state"
+    ).split()
+    assert set(CATALOGUE["gru"]) == {*equations, *sequencing, *PRECISION}
+    assert len(CATALOGUE["gru"]) == 53
+    for cell in CELLS:
+        assert {*sequencing, *PRECISION} - {"state_lane0"} <= CATALOGUE[cell].keys()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CATALOGUE["gru"])
 def test_every_planted_fault_is_caught_and_named(name: str, dtype: str) -> None:
-    """One case with a given and one with an omitted state catch each fault and explain it by its own name only."""
-    verdicts = []
-    for initial in ("given", "omitted"):
-        case = generic("gru", dtype, initial)  # type: ignore[arg-type]
-        if name in visible_faults("gru", case.initial):
-            verdicts.append(judge(case, planted(case, catalogue("gru")[name]), ()))
-    assert verdicts
-    assert all(isinstance(verdict, Diverges) for verdict in verdicts)
-    found = combine(verdicts, required=frozenset())
+    """Each fault is caught where it can show, and explained by its own name only."""
+    if not applies("gru", name, dtype):
+        assert all(name not in visible_faults("gru", "given", features=f, dtype=dtype) for f in SITUATIONS)
+        return
+    case = situation("gru", name, dtype)
+    verdict = judge(case, planted(case, catalogue("gru")[name]), ())
+    assert isinstance(verdict, Diverges)
+    found = combine([verdict], required=frozenset())
     assert isinstance(found, Diverges)
     assert found.faults == (name,)
 
@@ -67,25 +100,84 @@ def test_every_planted_fault_is_caught_and_named(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", CATALOGUE["gru_v1"])
 def test_every_planted_v1_fault_is_caught_and_named(name: str) -> None:
     """The reset-before form has its own catalogue, with the same teeth."""
-    initial: Initial = "given" if name in visible_faults("gru_v1", "given") else "omitted"
-    case = generic("gru_v1", "float32", initial)
-    verdict = judge(case, planted(case, catalogue("gru_v1")[name]), ())
-    assert isinstance(verdict, Diverges)
-    assert verdict.faults == (name,)
+    dtype = next(dtype for dtype in ("float32", "float64", "float16") if applies("gru_v1", name, dtype))
+    case = situation("gru_v1", name, dtype)
+    found = combine([judge(case, planted(case, catalogue("gru_v1")[name]), ())], required=frozenset())
+    assert isinstance(found, Diverges)
+    assert found.faults == (name,)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("initial", ["omitted", "zeros", "given"])
-@pytest.mark.parametrize("cell", NUMERIC_CELLS)
+@pytest.mark.parametrize("cell", FORMS)
 def test_a_correct_implementation_agrees_and_excludes_all_visible_faults(
     cell: str, initial: Initial, dtype: str
 ) -> None:
     """One generic case rules out every fault that can show."""
     case = generic(cell, dtype, initial)
-    verdict = judge(case, correct(case), visible_faults(cell, initial))
+    visible = visible_faults(cell, initial, dtype=dtype)
+    verdict = judge(case, correct(case), visible)
     assert isinstance(verdict, Agrees)
-    assert verdict.excluded == visible_faults(cell, initial)
+    assert verdict.excluded == visible
     assert verdict.compared == (12 + 1) * 4 * 8
+
+
+@pytest.mark.parametrize("padding", ["zeros", "free"])
+@pytest.mark.parametrize("features", SITUATIONS[1:], ids="+".join)
+@pytest.mark.parametrize("cell", ["gru", "lstm_projection"])
+def test_features_are_judged_like_plain_cases(cell: str, features: tuple[str, ...], padding: Padding) -> None:
+    """Padded, reversed, bidirectional and stacked: a correct implementation agrees, and excludes all that can show."""
+    case = generic(cell, "float32", "given", features=features, padding=padding)
+    visible = visible_faults(cell, "given", features=features, dtype="float32", padding=padding)
+    assert visible > visible_faults(cell, "given", dtype="float32") - {"reversed_noflip", "padding_reversed"}
+    verdict = judge(case, correct(case), visible)
+    assert isinstance(verdict, Agrees)
+    assert verdict.excluded == visible
+
+
+def test_free_padding_is_not_compared() -> None:
+    """What stands past a row's end matters where zeros are promised, and nowhere else."""
+    for padding, kind in (("zeros", Diverges), ("free", Agrees)):
+        case = generic("gru", "float32", "given", features=("lengths",), padding=padding)  # type: ignore[arg-type]
+        right = correct(case)
+        outputs = right.outputs.copy()
+        outputs[1, 5:] = np.nan
+        verdict = judge(case, replace(right, outputs=outputs), {"update_flip"})
+        assert isinstance(verdict, kind)
+        if isinstance(verdict, Agrees):
+            # 12 + 5 + 1 + 3 real steps of 8 units, and the final states.
+            assert verdict.compared == (21 + 4) * 8
+
+
+def test_a_padded_state_is_the_last_real_one() -> None:
+    """A final state taken from the padding diverges, and is named, whatever the padding is."""
+    for padding in ("zeros", "free"):
+        case = generic("gru", "float32", "given", features=("lengths",), padding=padding)  # type: ignore[arg-type]
+        right = correct(case)
+        verdict = judge(case, replace(right, final_state=right.outputs[:, -1]), ())
+        assert isinstance(verdict, Diverges)
+        assert verdict.evidence.output == "final_state"
+        assert padding == "free" or verdict.faults == ("final_from_padding",)
+
+
+def test_a_returned_memory_is_judged() -> None:
+    """Right outputs do not excuse a wrong memory, and a memory that is not returned is not missed."""
+    case = generic("lstm", "float32", "given")
+    right = correct(case)
+    assert right.cells is not None
+    assert right.final_cell is not None
+    without = judge(case, replace(right, cells=None, final_cell=None), {"h0_ignored", "state_lane0"})
+    assert isinstance(without, Agrees)
+    assert without.compared == (12 + 1) * 4 * 8
+    for change in ({"cells": -right.cells}, {"final_cell": -right.final_cell}):
+        assert isinstance(judge(case, replace(right, **change), ()), Diverges)  # type: ignore[arg-type]
+
+
+def test_the_sharpest_names_are_told() -> None:
+    """A coarser arithmetic explains much: it is named only where nothing else is, and then the finest one."""
+    assert sharpest(("update_flip", "bfloat16_products", "tf32_products")) == ("update_flip",)
+    assert sharpest(("bfloat16_products", "tf32_products")) == ("tf32_products",)
+    assert sharpest(()) == ()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -96,7 +188,7 @@ def test_correct_implementations_stay_inside_the_bound(scale: float, dtype: str)
     for seed in range(8):
         for shape, batched in LATTICE:
             signature = Signature(shape=shape, batched=batched, seed=seed, scale=scale, decimals=12, fills=())
-            for cell in NUMERIC_CELLS:
+            for cell in FORMS:
                 case = build(signature, cell=cell, dtype=dtype, initial="given")
                 worst = max(worst, compare(case, correct(case)).worst)
     assert worst <= 1.0
@@ -270,20 +362,16 @@ def test_a_huge_observation_diverges_with_numbers_that_can_be_written() -> None:
     assert msgspec.json.decode(msgspec.json.encode(verdict), type=Diverges) == verdict
 
 
-@pytest.mark.parametrize("name", REQUIREMENTS)
-def test_every_requirement_can_see_what_it_exists_for(name: str) -> None:
-    """The faults that a requirement aims at are visible with its spelling of the initial state."""
-    requirement = REQUIREMENTS[name]
-    assert requirement.aims
-    assert set(requirement.aims) <= visible_faults(requirement.cell, requirement.initial)
-
-
 def test_an_infinite_bound_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the bound overflows everything lies inside it: that shows nothing, and spoils the group."""
     case = generic("gru", "float32", "given")
     right = correct(case)
     true = compare(case, right)
-    vast = replace(true, bound=np.where(true.bound > 0, np.inf, true.bound), share=np.zeros_like(true.share))
+    parts = {
+        name: replace(part, bound=np.where(part.bound > 0, np.inf, part.bound), share=np.zeros_like(part.share))
+        for name, part in true.parts.items()
+    }
+    vast = replace(true, parts=parts)
     monkeypatch.setattr("conformance.judge.compare", lambda *_: vast)
     verdict = judge(case, right, {"update_flip"})
     assert isinstance(verdict, Inconclusive)

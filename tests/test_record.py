@@ -11,6 +11,7 @@ import pytest
 from conformance.errors import RecordError
 from conformance.record import (
     FORMAT,
+    ArrayPair,
     CandidateLine,
     CaseSummary,
     Example,
@@ -20,6 +21,7 @@ from conformance.record import (
     Incident,
     Line,
     RecordWriter,
+    RequirementEntry,
     Trial,
     read_record,
     record_schema,
@@ -68,7 +70,11 @@ HEADER = Header(
     examples=1,
     arguments=("run",),
     candidates=("a",),
-    requirements=(),
+    requirements=(
+        RequirementEntry(
+            name="r", level="SHOULD", statement="s", source="t", cell="gru", initial="given", relation="split"
+        ),
+    ),
     faults={},
 )
 CASE = CaseSummary(digest="0", origin="here", shape=(1, 2, 3, 4), batched=True, initial="omitted")
@@ -81,6 +87,7 @@ EXAMPLE = Example(
     expected_final_state=[[0.1]],
     repro="print()",
     command="rnn-conformance run a",
+    further=(ArrayPair(name="gradient of W_hn", observed=[[None]], expected=[[1.0]]),),
 )
 LINES: tuple[Line, ...] = (
     CandidateLine(name="a", adapter="a", variant="b", title="t", version="1", environment="e", facts={"python": "3"}),
@@ -241,3 +248,20 @@ def test_the_published_schema_knows_every_kind_of_line() -> None:
         assert f'"enum": ["{kind}"]' in text
     for verdict in ("agrees", "diverges", "unrepresentable", "unsupported", "inconclusive", "broken"):
         assert f'"enum": ["{verdict}"]' in text
+
+
+def test_a_record_without_the_later_fields_is_read(tmp_path: Path) -> None:
+    """A record that knows neither relations nor further arrays is of the same format."""
+    path = written(tmp_path / "r.jsonl")
+    later = (
+        b',"relation":"split"',
+        b',"further":[{"name":"gradient of W_hn","observed":[[null]],"expected":[[1.0]]}]',
+    )
+    data = path.read_bytes()
+    for part in later:
+        assert part in data
+        data = data.replace(part, b"")
+    path.write_bytes(data)
+    record = read_record(path)
+    assert record.header.requirements[0].relation == ""
+    assert all(finding.example is not None and finding.example.further == () for finding in record.findings)

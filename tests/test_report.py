@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,9 +26,10 @@ from conformance.case import Case, case_to_json, make_case
 from conformance.cells import cell_named
 from conformance.compare import Observed
 from conformance.faults import CATALOGUE
-from conformance.judge import combine, judge, planted, visible_faults
+from conformance.judge import combine, judge, observed_of, planted, visible_faults
 from conformance.record import (
     FORMAT,
+    ArrayPair,
     CandidateLine,
     CaseSummary,
     Example,
@@ -43,6 +44,7 @@ from conformance.record import (
     Trial,
     read_record,
 )
+from conformance.report.failure import failure_message
 from conformance.report.html import render_html
 from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, overall
 from conformance.report.text import print_summary
@@ -95,7 +97,7 @@ def observe(case: Case, fault: str | None) -> Observed:
     if fault is not None:
         return planted(case, CATALOGUE[case.cell][fault])
     sequence = cell_named(case.cell).run(case, ops=Rounded(format_of(case.dtype)))
-    return Observed(outputs=sequence.outputs, final_state=sequence.final_state)
+    return observed_of(sequence)
 
 
 def make_trial(candidate: str, requirement: str, case: Case, verdict: Verdict) -> Trial:
@@ -180,7 +182,7 @@ class Draft:
     ) -> Finding:
         """Add the finding of the real judge on two generic cases, observed with a planted fault."""
         entry = REQUIREMENTS[requirement]
-        visible = visible_faults(entry.cell, entry.initial, zeroed)
+        visible = visible_faults(entry.cell, entry.initial, zeroed, dtype=dtype)
         verdicts = []
         example = None
         for seed in (0, 1):
@@ -224,8 +226,8 @@ class Draft:
 
     def record(self, *, problem: str = "", **changes: Any) -> Record:
         """The record as it would be read."""
-        cells = dict.fromkeys(r.cell for r in REQUIREMENTS.values())
         asked = dict.fromkeys(finding.requirement for finding in self.findings) or {NONE: None}
+        cells = dict.fromkeys(r.cell for name, r in REQUIREMENTS.items() if name in asked) or {"gru": None}
         header = Header(
             format=FORMAT,
             harness="0.1.0",
@@ -236,7 +238,13 @@ class Draft:
             candidates=tuple(self.candidates),
             requirements=tuple(
                 RequirementEntry(
-                    name=r.name, level=r.level, statement=r.statement, source=r.source, cell=r.cell, initial=r.initial
+                    name=r.name,
+                    level=r.level,
+                    statement=r.statement,
+                    source=r.source,
+                    cell=r.cell,
+                    initial=r.initial,
+                    relation=r.relation,
                 )
                 for name, r in REQUIREMENTS.items()
                 if name in asked
@@ -676,7 +684,10 @@ def test_many_findings_stay_readable() -> None:
     draft.findings, draft.trials = copies, []
     html = render_html(draft.record())
     assert len(html.encode()) < 20_000_000
-    assert html.count("Shown in short") == 2440
+    assert html.count("<article") == 50
+    assert html.count("on 49 further checks") == 50
+    ids = Parsed(html).values("id")
+    assert {f"f{index}" for index in range(1, 2501)} <= set(ids)
     assert "50 of 50 candidates diverge" in html
 
 
@@ -946,15 +957,17 @@ def test_the_summary_of_agreement_counts_what_is_ruled_out() -> None:
     assert "drop_bhr" in page(draft.record()).text
 
 
-def test_the_terminal_names_the_faults_that_are_ruled_out() -> None:
-    """Agreement is shown with its kill set, once for all candidates that share it."""
+def test_the_terminal_counts_the_faults_that_are_ruled_out() -> None:
+    """Agreement is shown with the size of its kill set, once for all candidates that share it; the page names it."""
     draft = Draft()
     for name in ("mine:one", "mine:two"):
         draft.candidate(name)
         draft.found(name, Agrees(excluded=frozenset({"swap_rz", "drop_bhn"}), share=0.1, compared=5))
+        draft.found(name, Agrees(excluded=frozenset({"swap_rz", "drop_bhr"}), share=0.1, compared=5), "gru_split")
     shown = printed(draft.record(), 200)
-    assert shown.count("Ruled out by what agrees of mine:one and mine:two (2 faults):") == 1
-    assert "drop_bhn, swap_rz" in shown
+    assert shown.count("Ruled out by what agrees of mine:one and mine:two: 3 faults of gru") == 1
+    assert "swap_rz" not in shown
+    assert {"drop_bhn", "drop_bhr", "swap_rz"} <= set(page(draft.record()).text.split())
 
 
 def test_the_terminal_shows_what_a_broken_candidate_said_last() -> None:
@@ -968,3 +981,422 @@ def test_the_terminal_shows_what_a_broken_candidate_said_last() -> None:
     assert "mine:one is broken: No such release" in shown
     assert "no version of mlx==9" in shown
     assert "\x1b[31m" not in shown
+
+
+# Levels
+
+
+WRAPS = Diverges(
+    faults=("length_zero_wraps",),
+    evidence=msgspec.structs.replace(
+        EVIDENCE, observed=0.25, finite=True, where="a row of length 0", largest_difference=0.1, share=7.0
+    ),
+)
+ASIDE = "gru_length_zero"
+
+
+def beside(verdict: Verdict, *candidates: str) -> Record:
+    """Candidates that agree on a MUST requirement, and what the first of them gets on a SHOULD requirement."""
+    draft = Draft()
+    for name in candidates or ("a:x", "b:x"):
+        draft.candidate(name)
+        draft.found(name, AGREES)
+        draft.found(name, verdict if len(draft.findings) == 1 else AGREES, ASIDE)
+    return draft.record()
+
+
+def test_a_should_divergence_is_told_and_does_not_decide() -> None:
+    """The exit code stays 0, and headline, terminal and page say what differs."""
+    record = beside(WRAPS)
+    assert exit_code(record) == 0
+    assert headline(record) == (
+        "All 2 candidates agree with the reference; a:x differs on 1 SHOULD requirement"
+        " (gru_length_zero: length_zero_wraps)."
+    )
+    shown = printed(record, 200)
+    assert "a:x differs on 1 SHOULD requirement (gru_length_zero: length_zero_wraps)" in shown
+    assert "a:x diverges on gru_length_zero in float32 (SHOULD: does not decide)" in shown
+    assert re.search(r"a:x +unknown +agrees|a:x +\S* +agrees", shown)
+    parsed = page(record)
+    assert "Divergences that do not decide" in parsed.text
+    assert "Beside the answer, on requirements that do not decide: a:x differs on 1 SHOULD" in parsed.text
+    assert "Do not read this as a full answer" not in parsed.text
+    assert any(tag == "details" and "open" in attrs for tag, attrs in parsed.elements)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [(CRASH, "a:x is broken on"), (Inconclusive(why="saturated"), "a:x is inconclusive on")],
+    ids=["broken", "inconclusive"],
+)
+def test_what_else_is_not_fine_on_a_should_is_told(verdict: Verdict, words: str) -> None:
+    """A breakage or an open question on a SHOULD requirement is no failure, and no secret."""
+    record = beside(verdict)
+    assert exit_code(record) == 0
+    assert f"{words} 1 SHOULD requirement (gru_length_zero)" in headline(record)
+    assert words in page(record).text
+    assert words in printed(record, 200)
+
+
+def test_candidates_that_differ_alike_share_a_clause() -> None:
+    """Of several candidates with the same difference it is told once."""
+    draft = Draft()
+    for name in ("a:x", "b:x", "c:x"):
+        draft.candidate(name)
+        draft.found(name, AGREES)
+        draft.found(name, WRAPS if name != "c:x" else AGREES, ASIDE)
+        draft.found(name, CRASH if name != "c:x" else AGREES, "gru_kept_exactly")
+    text = headline(draft.record())
+    assert "a:x and b:x differ on 1 SHOULD requirement (gru_length_zero: length_zero_wraps)" in text
+    assert "are broken on 1 informational requirement (gru_kept_exactly)" in text
+
+
+def test_a_divergence_that_decides_is_told_first() -> None:
+    """A MUST divergence gives the exit code and the start of the headline; the rest follows."""
+    draft = Draft()
+    draft.judged(draft.candidate(MLX), NONE, fault="drop_rbhn_t0")
+    draft.found(MLX, WRAPS, ASIDE)
+    record = draft.record()
+    assert exit_code(record) == 1
+    assert re.search(r"behaves like drop_rbhn_t0 .*\. Beside that, .* differs on 1 SHOULD", headline(record))
+    shown = printed(record, 200)
+    assert shown.index("diverges on gru_hidden_none") < shown.index("diverges on gru_length_zero")
+
+
+def test_should_requirements_decide_where_no_must_was_asked() -> None:
+    """`-k length_zero` asks SHOULD requirements only: then what they find is the answer, and it is said so."""
+    draft = Draft()
+    draft.found(draft.candidate("a:x"), WRAPS, ASIDE)
+    record = draft.record()
+    assert exit_code(record) == 1
+    assert headline(record).startswith("1 of 1 candidate diverges")
+    assert "No MUST requirement was asked" in printed(record, 200)
+    assert "No MUST requirement was asked" in page(record).text
+    draft.findings = []
+    draft.found("a:x", AGREES, ASIDE)
+    assert exit_code(draft.record()) == 0
+
+
+def test_agreement_on_should_requirements_is_no_answer_to_the_others() -> None:
+    """With MUST requirements in the record, a candidate without a finding on one of them is not passed."""
+    draft = Draft()
+    draft.found(draft.candidate("a:x"), AGREES)
+    draft.found(draft.candidate("b:x"), AGREES, ASIDE)
+    record = draft.record()
+    assert exit_code(record) == 3
+    assert "no finding on a MUST requirement for b:x" in page(record).text
+    only = msgspec.structs.replace(record, findings=(msgspec.structs.replace(record.findings[1], candidate="a:x"),))
+    assert exit_code(only) == 3
+    assert headline(only) == "Nothing was compared on a MUST requirement: this record is no evidence of agreement."
+
+
+@pytest.mark.parametrize("level", ["", "must", "May", "SHOULD ", "\u202eSHOULD"])
+def test_a_level_that_is_none_counts_as_must(level: str) -> None:
+    """What the record calls by another name cannot hide behind a weaker level."""
+    record = beside(WRAPS)
+    entries = tuple(
+        msgspec.structs.replace(entry, level=level) if entry.name == ASIDE else entry
+        for entry in record.header.requirements
+    )
+    assert exit_code(
+        msgspec.structs.replace(record, header=msgspec.structs.replace(record.header, requirements=entries))
+    )
+
+
+def test_a_requirement_that_is_not_described_or_described_twice_counts_as_must() -> None:
+    """Neither leaving out a requirement's entry nor adding a second one takes a divergence out of the answer."""
+    record = beside(WRAPS)
+    entry = next(entry for entry in record.header.requirements if entry.name == ASIDE)
+    for entries in (
+        tuple(e for e in record.header.requirements if e.name != ASIDE),
+        (*record.header.requirements, msgspec.structs.replace(entry, level="MUST")),
+    ):
+        header = msgspec.structs.replace(record.header, requirements=entries)
+        assert exit_code(msgspec.structs.replace(record, header=header)) == 1
+
+
+# Many requirements
+
+
+@cache
+def large() -> Record:
+    """Seven candidates on every requirement; MLX follows one fault on two of them, one has a gradient that is wrong."""
+    draft = Draft()
+    old = draft.candidate(MLX, mlx="0.31.1")
+    for dtype in ("float32", "float16", "bfloat16"):
+        draft.judged(old, NONE, dtype, fault="drop_rbhn_t0")
+    shown = next(finding for finding in draft.findings if isinstance(finding.verdict, Diverges))
+    assert isinstance(shown.verdict, Diverges)
+    evidence = msgspec.structs.replace(shown.verdict.evidence, where="the state omitted")
+    same = Diverges(faults=("drop_rbhn_t0", "other"), evidence=evidence)
+    draft.findings.append(
+        msgspec.structs.replace(shown, requirement="gru_omitted_is_zeros", verdict=same, dtype="float32")
+    )
+    names = [MLX, *(draft.candidate(f"frame{i}:layer") for i in range(6))]
+    done = {(finding.candidate, finding.requirement) for finding in draft.findings}
+    for name in names:
+        for requirement, entry in REQUIREMENTS.items():
+            if (name, requirement) in done:
+                continue
+            agrees = Agrees(excluded=frozenset(CATALOGUE[entry.cell]), share=0.4, compared=400)
+            verdict: Verdict = agrees
+            if "lengths" in entry.features:
+                verdict = Unsupported(what="lengths", owner="upstream", reason="no such argument", link=ISSUE)
+            if (name, requirement) == ("frame1:layer", "lstm_gradient"):
+                verdict = Diverges(faults=("state_detached",), evidence=GRADIENT_EVIDENCE)
+            if requirement == "lstm_empty_time":
+                verdict = Inconclusive(why="not asked of anything")
+            for dtype in ("float32",) if entry.dtypes else ("float32", "float16"):
+                draft.found(name, verdict, requirement, dtype)
+    return draft.record()
+
+
+GRADIENT_EVIDENCE = Evidence(
+    output="gradient of W_hn",
+    first=(0, 0, 5),
+    expected=1.25,
+    observed=0.5,
+    bound=1e-6,
+    largest_difference=0.75,
+    share=7.5e5,
+    outside=12,
+    compared=900,
+    residuals={"state_detached": 0.3},
+    where="row 1, column 1",
+)
+
+
+def test_every_requirement_fits_into_a_report_that_can_be_read() -> None:
+    """Every requirement for seven candidates: small, folded where all is fine, and with every anchor."""
+    record = large()
+    assert len(record.header.requirements) > 250
+    html = render_html(record)
+    assert len(html.encode()) < 3_000_000
+    parsed = Parsed(html)
+    targets = {href for href in parsed.values("href") if re.fullmatch(r"#f\d+", href)}
+    assert len(targets) == len(record.findings)
+    opened = [attrs["id"] for _, attrs in parsed.elements if attrs.get("class") == "cell" and "open" in attrs]
+    assert len(opened) == 2
+    assert headline(record).startswith("2 of 7 candidates diverge: mlx:none==0.31.1 behaves like drop_rbhn_t0; ")
+    assert "requirements on which all is fine" in parsed.text
+
+
+def test_the_terminal_stays_short_however_many_requirements() -> None:
+    """The summary grows with what is not fine, not with what is asked."""
+    shown = printed(large(), 100)
+    assert len(shown.splitlines()) < 90
+    told = " ".join(shown.split())
+    assert re.search(r"frame1:layer: lstm: 2 diverge, .*\(not fine: gradient and empty_time\)", told)
+    assert told.count("and frame5:layer do not offer: lengths (owner upstream, https://") == 1
+
+
+def test_one_fault_has_one_section() -> None:
+    """Divergences of one candidate that one fault explains are led by one of them; the others are rows below it."""
+    parsed = page(large())
+    articles = [attrs for tag, attrs in parsed.elements if tag == "article" and attrs.get("id")]
+    assert len(articles) == 2
+    assert "The same fault on 3 further checks" in parsed.text
+    assert "the state omitted" in parsed.text
+    shown = printed(large(), 200)
+    assert shown.count("mlx:none==0.31.1 diverges on") == 1
+    assert "the same on gru_hidden_none in float16, bfloat16 and gru_omitted_is_zeros in float32" in shown
+
+
+def test_divergences_without_a_name_are_grouped_by_clause() -> None:
+    """The same clause of several cells, explained by nothing, is one section; another clause another one."""
+    draft = Draft()
+    name = draft.candidate("a:x")
+    finite = msgspec.structs.replace(EVIDENCE, observed=0.5, finite=True)
+    for requirement in ("gru_contract", "lstm_contract", "lstm_repeated"):
+        draft.found(name, Diverges(faults=(), evidence=finite), requirement)
+    parsed = page(draft.record())
+    assert sum(tag == "article" for tag, _ in parsed.elements) == 2
+    assert "The same clause on 1 further check" in parsed.text
+
+
+def test_numbers_that_are_not_finite_are_one_section() -> None:
+    """A candidate that returns NaN everywhere does not get a section per clause."""
+    draft = Draft()
+    name = draft.candidate("a:x")
+    for requirement in ("gru_contract", "lstm_split", "lstm_repeated"):
+        draft.found(name, Diverges(faults=(), evidence=EVIDENCE), requirement)
+    parsed = page(draft.record())
+    assert sum(tag == "article" for tag, _ in parsed.elements) == 1
+    assert "Numbers that are not finite on 2 further checks" in parsed.text
+
+
+def test_one_broken_start_is_told_once() -> None:
+    """A worker that never came up breaks every check; its message is there once."""
+    draft = Draft()
+    name = draft.candidate("a:x", came_up=False)
+    for requirement in REQUIREMENTS:
+        draft.found(name, Broken(kind="start", message="no release a==9.9"), requirement)
+    parsed = page(draft.record())
+    assert parsed.text.count("no release a==9.9") == 1
+    assert {f"f{index}" for index in range(1, len(REQUIREMENTS) + 1)} <= set(parsed.values("id"))
+
+
+# What diverges
+
+
+def test_a_gradient_is_told_by_its_name_and_place() -> None:
+    """The place of a gradient is in words; its flat index is no batch row, step or unit."""
+    record = one(Diverges(faults=(), evidence=GRADIENT_EVIDENCE))
+    for text in (page(record).text, printed(record, 200)):
+        assert "gradient of W_hn, row 1, column 1" in text
+        assert not re.search(r"batch row \d|first at step", text)
+        assert "1.25" in text
+
+
+def test_the_diverging_gradient_is_marked_in_the_minimal_case() -> None:
+    """The element that diverges first is found by its flat index, and comes first."""
+    draft = Draft()
+    finding = draft.judged(draft.candidate(MLX), NONE, fault="drop_rbhn_t0")
+    assert finding.example is not None
+    pair = ArrayPair(
+        name="gradient of W_hn", observed=[[0.0] * 4, [0.0, 0.5, 0.0, 0.0]], expected=[[0.0] * 4, [0.0, 1.25, 0.0, 0.0]]
+    )
+    verdict = Diverges(faults=(), evidence=GRADIENT_EVIDENCE)
+    example = msgspec.structs.replace(finding.example, verdict=verdict, further=(pair,))
+    draft.findings = [msgspec.structs.replace(finding, verdict=verdict, example=example)]
+    text = page(draft.record()).text
+    assert "gradient of W_hn 1, 1 1.25 0.5 0.75 first outside its bound" in text
+
+
+def test_a_relation_says_what_it_asks_and_by_which_detour() -> None:
+    """Where two ways of running disagree, both the clause and the way are told."""
+    where = msgspec.structs.replace(EVIDENCE, where="each row run alone")
+    draft = Draft()
+    draft.found(draft.candidate("a:x"), Diverges(faults=(), evidence=where), "gru_rows_alone")
+    statement = REQUIREMENTS["gru_rows_alone"].statement
+    for text in (page(draft.record()).text, " ".join(printed(draft.record(), 200).split())):
+        assert "batch row 1, step 2, unit 3 (each row run alone)" in text
+        assert statement in text
+
+
+def test_a_shape_that_is_wrong_has_no_numbers() -> None:
+    """A broken promise of shape is told in words; no number is invented for it."""
+    shape = Evidence(
+        output="outputs",
+        first=(0, 0, 0),
+        expected=None,
+        observed=None,
+        bound=0.0,
+        largest_difference=None,
+        share=None,
+        outside=1,
+        compared=1,
+        where="B = 0: shape (1, 4, 3), wanted (0, 4, 3)",
+    )
+    draft = Draft()
+    draft.found(draft.candidate("a:x"), Diverges(faults=(), evidence=shape), "gru_empty_batch")
+    for text in (page(draft.record()).text, printed(draft.record(), 200)):
+        assert "shape (1, 4, 3), wanted (0, 4, 3)" in text
+        assert "expected not finite" not in text
+    assert "equality bit for bit" in page(draft.record()).text
+
+
+def test_hostile_text_in_a_place_is_inert() -> None:
+    """The place in words comes from the record as everything else."""
+    for output in ("outputs", f"gradient of {EVIL}"):
+        evidence = msgspec.structs.replace(EVIDENCE, output=output, where=f"{EVIL}\x1b[31m\u202e" + "x" * 5000)
+        record = one(Diverges(faults=(), evidence=evidence))
+        html = render_html(record)
+        assert sum(tag == "script" for tag, _ in Parsed(html).elements) == 1
+        assert "\u202e" not in html
+        assert len(html) < 200_000
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", printed(record))
+
+
+# Cases of every kind
+
+
+def kinds_of_case() -> dict[str, Case]:
+    """Cases with what a plain one has not."""
+    plain_case = the_case("gru_hidden_given")
+    lstm = cell_named("lstm")
+    generator = np.random.default_rng(0)
+    odd = plain_case.x.copy()
+    odd[0, 1, 0], odd[1, 2, 1] = np.nan, -np.inf
+    stacked = cell_named("gru").shapes({"D": 3, "H": 4, "P": 4}, 2, 2)
+    return {
+        "lengths": replace(plain_case, lengths=(3, 0), padding="free"),
+        "reverse": replace(plain_case, reverse=True, strided=True, inputs_back=True),
+        "no-steps": replace(plain_case, x=plain_case.x[:, :0]),
+        "no-rows": replace(plain_case, x=plain_case.x[:0], h0=plain_case.h0[:0]),
+        "special": replace(plain_case, x=odd, special=True),
+        "cotangents": replace(plain_case, cotangents={"outputs": np.ones((2, 6, 4)), "final_state": np.ones((2, 4))}),
+        "stacked": make_case(
+            cell="gru",
+            dtype="float32",
+            parameters={name: generator.normal(size=shape) for name, shape in stacked.items()},
+            x=generator.normal(size=(2, 3, 3)),
+            initial="given",
+            h0=generator.normal(size=(2, 16)),
+            layers=2,
+            directions=2,
+        ),
+        "memory": make_case(
+            cell="lstm",
+            dtype="float32",
+            parameters={n: generator.normal(size=s) for n, s in lstm.shapes({"D": 3, "H": 4, "P": 4}, 1, 1).items()},
+            x=generator.normal(size=(2, 3, 3)),
+            initial="given",
+            h0=generator.normal(size=(2, 4)),
+            c0=generator.normal(size=(2, 4)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds_of_case())
+@pytest.mark.parametrize("output", ["outputs", "final_state", "cells", "gradient of W_hn", "h0 after the call"])
+def test_every_kind_of_case_can_be_shown(kind: str, output: str) -> None:
+    """No case, and no array that may diverge on it, keeps a report or a test's message from being made."""
+    case = kinds_of_case()[kind]
+    requirement = f"{case.cell}_hidden_given"
+    with np.errstate(all="ignore"):
+        observed = observe(case, None)
+    evidence = msgspec.structs.replace(EVIDENCE, output=output, where="somewhere", first=(1, 9, 3))
+    verdict = Diverges(faults=("state_detached", "h0_ignored", "unheard_of"), evidence=evidence)
+    with np.errstate(all="ignore"):
+        example = make_example("a:x", requirement, case, observed, verdict)
+    empty = ArrayPair(name="cells", observed=[], expected=[[[None]]])
+    example = msgspec.structs.replace(example, further=(empty,))
+    finding = Finding(
+        candidate="a:x",
+        requirement=requirement,
+        dtype="float32",
+        verdict=verdict,
+        trials=1,
+        seconds=0.0,
+        example=example,
+    )
+    draft = Draft()
+    draft.candidate("a:x")
+    draft.findings = [finding]
+    text = page(draft.record()).text
+    assert "The minimal case" in text
+    wanted = {
+        "lengths": "lengths [3, 0]",
+        "reverse": "reverse True",
+        "special": "-infinite",
+        "cotangents": "cotangent of outputs",
+        "stacked": "layers 2",
+        "memory": "c0",
+    }
+    assert wanted.get(kind, "outputs") in text
+    assert "somewhere" in printed(draft.record(), 200)
+    message = failure_message(finding, {"mlx": "0.31.2"})
+    assert "somewhere" in message
+    assert "unheard_of" in message
+    assert f"required (MUST): {REQUIREMENTS[requirement].statement}" in message
+
+
+def test_a_failing_test_shows_the_first_divergent_row() -> None:
+    """The message of a failing test holds the state expected and observed at the first divergent step."""
+    draft = Draft()
+    finding = draft.judged(draft.candidate(MLX), NONE, fault="drop_rbhn_t0")
+    message = failure_message(finding, {})
+    assert "first divergent step: 0 (batch" in message
+    assert re.search(r"step 0, batch \d: expected h = \[", message)
+    assert "observed h = [" in message

@@ -25,9 +25,10 @@ from conformance.strategies import LATTICE, SCALES, Signature, build
 ADAPTERS = find_adapters()
 NUMPY = ADAPTERS["numpy"]
 CALLS = [
-    pytest.param(adapter, variant.name, initial, id=f"{name}:{variant.name}-{initial}")
+    pytest.param(adapter, variant.name, cell, initial, id=f"{name}:{variant.name}-{cell}-{initial}")
     for name, adapter in ADAPTERS.items()
     for variant in adapter.variants.values()
+    for cell in variant.cells
     for initial in variant.paths
 ]
 
@@ -162,6 +163,9 @@ def test_the_script_holds_the_numbers_and_equations_of_the_case(
     row = slice(None) if batched else 0
     arrays = {**names["p"], "x": names["x"], "h0": names["h0"]}  # type: ignore[dict-item]
     wanted = {**case.parameters, "x": case.x[row], "h0": case.h0[row]}
+    assert ("c0" in names) == (case.c0 is not None)
+    if case.c0 is not None:
+        arrays["c0"], wanted["c0"] = names["c0"], case.c0[row]
     assert {name: array.tolist() for name, array in arrays.items()} == {
         name: array.tolist() for name, array in wanted.items()
     }
@@ -175,18 +179,19 @@ def test_decimals_are_short() -> None:
     assert literal(np.array([0.1, -2.5e-8, 1.0], np.float32)) == "[0.1, -2.5e-08, 1.0]"
 
 
-@pytest.mark.parametrize(("adapter", "variant", "initial"), CALLS)
+@pytest.mark.parametrize(("adapter", "variant", "cell", "initial"), CALLS)
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
 def test_every_call_of_every_adapter_can_be_written_down(
-    adapter: Adapter, variant: str, initial: Initial, batched: bool
+    adapter: Adapter, variant: str, cell: str, initial: Initial, batched: bool
 ) -> None:
     """The script is Python, and it leaves the state out exactly where the case does."""
-    case = a_case(initial=initial, batched=batched)
+    case = a_case(cell=cell, initial=initial, batched=batched)
     script = render_repro(adapter, variant, case)
     functions = {node.name: node for node in ast.parse(script).body if isinstance(node, ast.FunctionDef)}
     body = ast.unparse(functions["run_framework"])
     # The size of h0 is used in any case, its values only where they are passed on.
     assert bool(re.search(r"h0(?!\.shape)", body)) == (initial != "omitted")
+    assert bool(re.search(r"c0(?!\.shape)", body)) == (initial != "omitted" and case.c0 is not None)
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
@@ -286,7 +291,7 @@ def test_a_call_that_is_not_offered_is_a_spec_error() -> None:
     with pytest.raises(SpecError):
         render_repro(ADAPTERS["mlx"], "nope", a_case())
     with pytest.raises(SpecError):
-        render_repro(ADAPTERS["mlx"], "none", a_case(initial="zeros"))
+        render_repro(ADAPTERS["mlx"], "zeros", a_case(initial="omitted"))
 
 
 def test_the_limit_grows_with_the_weights() -> None:

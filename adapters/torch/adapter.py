@@ -1,18 +1,42 @@
-"""PyTorch: ``torch.nn.GRU``, and ``torch.nn.GRUCell`` called step by step, on the CPU, without gradients."""
+"""PyTorch: the layers of ``torch.nn``, and its cells called step by step, on the CPU."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from conformance.worker.api import Result, WorkerCase, assemble
+from conformance.worker.api import Result, WorkerCase, assemble, attest, distribute, prefix_of
 
-# Gates r, z, n in rows, matrices (out, in), both biases kept: exactly the canonical form, stacked.
-WEIGHTS = {
-    "weight_ih": ["W_xr", "W_xz", "W_xn"],
-    "weight_hh": ["W_hr", "W_hz", "W_hn"],
-    "bias_ih": ["b_xr", "b_xz", "b_xn"],
-    "bias_hh": ["b_hr", "b_hz", "b_hn"],
+# PyTorch says once per process which implementation it takes for the layer with projections: nothing is wrong.
+warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+
+CLASSES = {
+    "layer": {"gru": "GRU", "lstm": "LSTM", "lstm_projection": "LSTM", "elman": "RNN", "elman_relu": "RNN"},
+    "cell": {"gru": "GRUCell", "lstm": "LSTMCell", "elman": "RNNCell", "elman_relu": "RNNCell"},
+}
+# Gates in rows, matrices (out, in), both biases kept: exactly the canonical form, stacked.
+LSTM = {
+    "weight_ih": ["W_xi", "W_xf", "W_xg", "W_xo"],
+    "weight_hh": ["W_hi", "W_hf", "W_hg", "W_ho"],
+    "bias_ih": ["b_xi", "b_xf", "b_xg", "b_xo"],
+    "bias_hh": ["b_hi", "b_hf", "b_hg", "b_ho"],
+}
+ELMAN = {"weight_ih": ["W_x"], "weight_hh": ["W_h"], "bias_ih": ["b_x"], "bias_hh": ["b_h"]}
+RECIPES = {
+    "gru": {
+        "weight_ih": ["W_xr", "W_xz", "W_xn"],
+        "weight_hh": ["W_hr", "W_hz", "W_hn"],
+        "bias_ih": ["b_xr", "b_xz", "b_xn"],
+        "bias_hh": ["b_hr", "b_hz", "b_hn"],
+    },
+    "lstm": LSTM,
+    "lstm_projection": {**LSTM, "weight_hr": ["W_p"]},
+    "elman": ELMAN,
+    "elman_relu": ELMAN,
 }
 
 
@@ -30,55 +54,134 @@ def facts() -> dict[str, str]:
     }
 
 
-@torch.no_grad()
 def run(case: WorkerCase) -> Result:
-    """Load the weights, run the variant, and name its outputs."""
-    dtype = getattr(torch, case.dtype)
-
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.tensor(values).to(dtype)
-
-    weights = {name: tensor(assemble(recipe, case.parameters)) for name, recipe in WEIGHTS.items()}
-    h0 = None if case.h0 is None else tensor(case.h0)
-    unroll = {"layer": unroll_layer, "cell": unroll_cell}[case.variant]
-    outputs, final_state, path = unroll(weights, tensor(case.x), h0)
-    container = torch.float64 if outputs.dtype == torch.float64 else torch.float32
+    """Load the weights, run the variant, and name its outputs; gradients are recorded only where they are wanted."""
+    with torch.set_grad_enabled(case.cotangents is not None):
+        module, layer = build(case)
+        module.load_state_dict(
+            {name: tensor(assemble(recipe, case.parameters), case) for name, recipe in recipes(case).items()}
+        )
+        inputs = load(case)
+        call = {"layer": call_layer, "cell": call_cell}[case.variant]
+        observed, path = call(module, inputs, case)
+        gradients = {} if case.cotangents is None else differentiate(module, inputs, observed, case)
     return Result(
-        outputs=outputs.to(container).numpy(),
-        final_state=final_state.to(container).numpy(),
-        dtype=str(outputs.dtype).rpartition(".")[2],
-        path=path,
+        dtype=str(observed["outputs"].dtype).rpartition(".")[2],
+        path=attest(path.format(layer=layer), case.features),
+        **{name: array(value) for name, value in observed.items()},
+        gradients=canonical(gradients, case),
+        inputs_after=canonical({**inputs, **module.state_dict()}, case) if case.inputs_back else {},
     )
 
 
-def unroll_layer(
-    weights: dict[str, torch.Tensor], x: torch.Tensor, h0: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """``nn.GRU``: x (B, T, D) or (T, D), its state (layers = 1, B, H) or (1, H)."""
-    gru = torch.nn.GRU(x.shape[-1], weights["weight_hh"].shape[1], batch_first=True, dtype=x.dtype)
-    gru.load_state_dict({f"{name}_l0": value for name, value in weights.items()})
-    if h0 is None:
-        path = "torch.nn.GRU(x)"
-        outputs, final_state = gru(x)
-    else:
-        path = "torch.nn.GRU(x, hx)"
-        outputs, final_state = gru(x, h0[None])
-    return outputs, final_state[0], path
+def build(case: WorkerCase) -> tuple[torch.nn.Module, str]:
+    """The module, and its name as the module itself tells it."""
+    hidden = case.hidden
+    options: dict[str, Any] = {"dtype": getattr(torch, case.dtype)}
+    if case.variant == "layer":
+        options |= {"batch_first": True, "num_layers": case.layers, "bidirectional": case.directions == 2}
+    if case.cell in ("elman", "elman_relu"):
+        options["nonlinearity"] = {"elman": "tanh", "elman_relu": "relu"}[case.cell]
+    if case.cell == "lstm_projection":
+        options["proj_size"], hidden = case.parameters["W_p"].shape
+    module = getattr(torch.nn, CLASSES[case.variant][case.cell])(case.x.shape[-1], hidden, **options)
+    name = f"torch.nn.{type(module).__name__}"
+    if isinstance(module, (torch.nn.RNN, torch.nn.RNNCell)):
+        return module, f"{name}[{module.nonlinearity}]"
+    return module, f"{name}[proj_size]" if getattr(module, "proj_size", 0) else name
 
 
-def unroll_cell(
-    weights: dict[str, torch.Tensor], x: torch.Tensor, h0: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """``nn.GRUCell`` over the time axis: x_t (B, D) or (D,), its state (B, H) or (H,)."""
-    cell = torch.nn.GRUCell(x.shape[-1], weights["weight_hh"].shape[1], dtype=x.dtype)
-    cell.load_state_dict(weights)
-    first, *rest = x.unbind(-2)
-    if h0 is None:
-        path = "torch.nn.GRUCell, first called without hx"
-        states = [cell(first)]
+def recipes(case: WorkerCase) -> dict[str, list[str]]:
+    """The recipe of every parameter of the module, in the canonical names of its layer and direction."""
+    if case.variant == "cell":
+        return RECIPES[case.cell]
+    return {
+        f"{name}_l{layer}{'_reverse' if direction else ''}": [prefix_of(layer, direction) + term for term in recipe]
+        for layer in range(case.layers)
+        for direction in range(case.directions)
+        for name, recipe in RECIPES[case.cell].items()
+    }
+
+
+def tensor(values: np.ndarray, case: WorkerCase) -> torch.Tensor:
+    """A contiguous copy in the case's dtype."""
+    return torch.tensor(values).to(getattr(torch, case.dtype))
+
+
+def array(values: torch.Tensor) -> np.ndarray:
+    """To NumPy, which has no bfloat16: what is narrower than float32 comes in float32."""
+    values = values.detach()
+    return values.to(torch.promote_types(values.dtype, torch.float32)).numpy()
+
+
+def load(case: WorkerCase) -> dict[str, torch.Tensor]:
+    """The inputs as the layers take them: x (B, T, D) or (T, D), states (layers * directions, B, H) or (..., H)."""
+    x = tensor(case.x.swapaxes(0, 1), case).transpose(0, 1) if case.strided else tensor(case.x, case)
+    inputs = {"x": x}
+    for name, state in {"h0": case.h0, "c0": case.c0}.items():
+        if state is not None:
+            inputs[name] = tensor(np.stack(np.split(state, case.layers * case.directions, axis=-1)), case)
+    return {name: value.requires_grad_(torch.is_grad_enabled()) for name, value in inputs.items()}
+
+
+def join(states: torch.Tensor) -> torch.Tensor:
+    """States (layers * directions, B, H) side by side: (B, layers * directions * H)."""
+    return torch.cat(states.unbind(), dim=-1)
+
+
+def call_layer(
+    module: torch.nn.Module, inputs: dict[str, torch.Tensor], case: WorkerCase
+) -> tuple[dict[str, torch.Tensor], str]:
+    """``module(x)`` or ``module(x, hx)``; rows of different lengths are packed, and padded again with zeros."""
+    x = inputs["x"]
+    if case.lengths is not None:
+        x = pack_padded_sequence(x, torch.tensor(case.lengths), batch_first=True, enforce_sorted=False)
+    if "h0" not in inputs:
+        path = "{layer}(x)"
+        outputs, final = module(x)
     else:
-        path = "torch.nn.GRUCell, first called with hx"
-        states = [cell(first, h0)]
-    for x_t in rest:
-        states.append(cell(x_t, states[-1]))
-    return torch.stack(states, dim=-2), states[-1], path
+        path = "{layer}(x, hx)"
+        outputs, final = module(x, (inputs["h0"], inputs["c0"]) if "c0" in inputs else inputs["h0"])
+    if case.lengths is not None:
+        outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=case.x.shape[1])
+    final_state, final_cell = final if isinstance(final, tuple) else (final, None)
+    observed = {"outputs": outputs, "final_state": join(final_state)}
+    return observed if final_cell is None else {**observed, "final_cell": join(final_cell)}, path
+
+
+def call_cell(
+    module: torch.nn.Module, inputs: dict[str, torch.Tensor], case: WorkerCase
+) -> tuple[dict[str, torch.Tensor], str]:
+    """``module`` over the time axis: x_t (B, D) or (D,), its states (B, H) or (H,)."""
+    if "h0" not in inputs:
+        path = "{layer}, first called without hx"
+        hx = None
+    else:
+        path = "{layer}, first called with hx"
+        hx = (inputs["h0"][0], inputs["c0"][0]) if "c0" in inputs else inputs["h0"][0]
+    states = []
+    for x_t in inputs["x"].unbind(-2):
+        hx = module(x_t) if hx is None else module(x_t, hx)
+        states.append(hx)
+    if case.cell == "lstm":
+        outputs, cells = (torch.stack(list(steps), dim=-2) for steps in zip(*states, strict=True))
+        return {"outputs": outputs, "final_state": hx[0], "cells": cells, "final_cell": hx[1]}, path
+    return {"outputs": torch.stack(states, dim=-2), "final_state": hx}, path
+
+
+def differentiate(
+    module: torch.nn.Module, inputs: dict[str, torch.Tensor], observed: dict[str, torch.Tensor], case: WorkerCase
+) -> dict[str, torch.Tensor]:
+    """Gradients by the names of the inputs and of the module's parameters."""
+    total = sum((tensor(values, case) * observed[name]).sum() for name, values in case.cotangents.items())
+    leaves = {**inputs, **dict(module.named_parameters())}
+    return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+
+
+def canonical(tensors: dict[str, torch.Tensor], case: WorkerCase) -> dict[str, np.ndarray]:
+    """Inputs and parameters, or their gradients, in canonical form."""
+    arrays = {name: array(join(value) if name in ("h0", "c0") else value) for name, value in tensors.items()}
+    for name, recipe in recipes(case).items():
+        if name in arrays:
+            arrays |= distribute(recipe, arrays.pop(name))
+    return arrays

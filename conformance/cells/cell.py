@@ -1,17 +1,21 @@
 """What every cell offers: canonical parameters, a step over an algebra, the sequence, and the wiring of time.
 
-The *wiring* says, for every output slot, which input it consumes and which slot's state it starts from. The
-correct wiring is ``slot t: input t, state t - 1``; faults of time and state (reversal, shifts, a state that is
-not carried) are other wirings of the same step. One wiring serves twice: run in order it is an
-implementation; applied to an *observed* sequence it predicts each slot from the observed state before it
-(teacher forcing), all slots at once.
+The *wiring* says, for every output slot of every row, which input it consumes and which slot's state it starts from.
+The correct wiring is ``slot t: input t, state t - 1``; reversal and lengths are other wirings of the same step, and so
+are faults of time and state. One wiring serves twice: run in order it is an implementation; applied to an *observed*
+sequence it predicts each slot from the observed state before it (teacher forcing), all slots at once.
+
+A step has three parts, so that what is observed can be evaluated for all slots at once and only what is hidden step by
+step: `project` (everything that depends on the input and the state h alone), `carry` (the memory c of an LSTM, which
+most frameworks do not return) and `emit` (the next state). What is not observed (c, and the states of all layers but
+the last) is carried along as the algebra's values: with a running error bound, its uncertainty is part of the bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,161 +24,449 @@ from conformance.algebra import Algebra, Exact
 from conformance.case import Case, Parameters
 from conformance.errors import CaseError
 from conformance.rounding import Array
+from conformance.worker.api import block, prefix_of
 
 V = TypeVar("V")
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
+Indices: TypeAlias = NDArray[np.intp]
 
-INITIAL = -1
-NO_INPUT = -1
+INITIAL: Final = -1
+NOTHING: Final = -2
+NO_INPUT: Final = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """What a wiring is made for: T, the real steps of each row (B,), and whether rows are consumed from their end.
+
+    backward: whether this is the backward one of two directions.
+    """
+
+    time: int
+    lengths: Indices
+    reverse: bool = False
+    backward: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Wiring:
     """Slots 0 ... T-1 are the outputs in the order returned; slot T is the final state.
 
-    inputs: (T+1,) time index consumed by a slot, NO_INPUT where the state is only copied.
-    states: (T+1,) slot whose value is the state before this one, INITIAL for the initial state.
+    inputs: (T+1, B) time index consumed by a slot, NO_INPUT where the state is only copied.
+    states: (T+1, B) slot whose value is the state before this one, INITIAL for the initial state, NOTHING for zeros.
     order: the slots in an order in which each state exists before it is used.
     """
 
-    inputs: NDArray[np.intp]
-    states: NDArray[np.intp]
-    order: NDArray[np.intp]
+    inputs: Indices
+    states: Indices
+    order: Indices
 
 
-def in_order(time: int) -> Wiring:
-    """The correct wiring: slot t consumes input t from state t - 1; the final state is the last output."""
-    slots = np.arange(time)
-    return Wiring(inputs=np.append(slots, time - 1), states=np.append(slots - 1, time - 2), order=np.arange(time + 1))
+def wire(rows: Rows) -> Wiring:
+    """The correct wiring: each row in its direction; slots past its end are zeros, the final state is its last."""
+    time, lengths = rows.time, rows.lengths[None]
+    slots = np.arange(time)[:, None]
+    real = slots < lengths
+    if rows.reverse:
+        before = np.where(slots + 1 < lengths, slots + 1, INITIAL)
+        last_input, last_state = np.zeros_like(lengths), np.where(lengths > 1, 1, INITIAL)
+        order = np.append(np.arange(time)[::-1], time)
+    else:
+        before = np.broadcast_to(slots - 1, real.shape)
+        last_input, last_state = lengths - 1, lengths - 2
+        order = np.arange(time + 1)
+    inputs = np.where(real, slots, NO_INPUT)
+    states = np.where(real, before, NOTHING)
+    return Wiring(
+        inputs=np.concatenate([inputs, np.where(lengths > 0, last_input, NO_INPUT)]),
+        states=np.concatenate([states, np.where(lengths > 0, last_state, INITIAL)]),
+        order=order,
+    )
 
 
-class StepFunction(Protocol[E_contra]):
-    """The signature of a cell's step; see `conformance.cells.gru.step`."""
+def rows_of(case: Case, direction: int = 0) -> Rows:
+    """The rows of a case in one direction."""
+    size = case.shape
+    lengths = np.full(size.batch, size.time) if case.lengths is None else np.array(case.lengths, dtype=np.intp)
+    return Rows(time=size.time, lengths=lengths, reverse=case.reverse != bool(direction), backward=bool(direction))
+
+
+Block: TypeAlias = tuple[int, int]
+"""A layer and a direction (0 forward, 1 backward)."""
+
+
+def itself(block: Block) -> Block:
+    """Every block uses what is its own."""
+    return block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variation:
+    """How a sequence departs from the correct one; by default not at all.
+
+    equations: replaces the cell's own. wiring: replaces `wire`. lane0: every row continues from row 0's previous state.
+    weights_of, states_of: the block whose parameters, or initial state, a block takes. swapped: outputs of the
+    directions are joined in the wrong order.
+    """
+
+    equations: Any = None
+    wiring: Callable[[Rows], Wiring] = wire
+    lane0: bool = False
+    weights_of: Callable[[Block], Block] = itself
+    states_of: Callable[[Block], Block] = itself
+    swapped: bool = False
+
+
+CORRECT: Final = Variation()
+
+
+class Project(Protocol[E_contra]):
+    """The part of a step that depends on the input and the state h alone; see `conformance.cells.gru.project`."""
 
     def __call__(self, p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: E_contra, /) -> dict[str, V]:
-        """One step on flattened rows."""
+        """Named parts on flattened rows."""
+
+
+class Carry(Protocol[E_contra]):
+    """The next memory c from the parts and the memory before; see `conformance.cells.lstm.carry`."""
+
+    def __call__(self, p: Parameters, parts: Mapping[str, V], c: V, ops: Algebra[V], eq: E_contra, /) -> V:
+        """The memory after the step on flattened rows."""
+
+
+class Emit(Protocol[E_contra]):
+    """The named intermediates of a step, its next state h among them."""
+
+    def __call__(
+        self,
+        p: Parameters,
+        parts: Mapping[str, V],
+        h: V,
+        memory: tuple[V, V] | None,
+        ops: Algebra[V],
+        eq: E_contra,
+        /,
+    ) -> dict[str, V]:
+        """Intermediates on flattened rows; `memory` is c before and after the step, None for cells without."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace(Generic[V]):
+    """A whole sequence as an algebra's values on flattened rows.
+
+    outputs: (T*B, directions * P), slot by slot; final_state: (B, layers * directions * P); cells and final_cell: the
+    same for c, None for cells without; intermediates of the last layer, (T*B, directions * H) each.
+    """
+
+    outputs: V
+    final_state: V
+    cells: V | None
+    final_cell: V | None
+    intermediates: dict[str, V]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequence:
-    """A whole sequence: outputs (B, T, H), final_state (B, H), and every intermediate (B, T, H) by name."""
+    """A whole sequence: outputs (B, T, S), final_state, cells, final_cell, and every intermediate (B, T, .) by name."""
 
     outputs: Array
     final_state: Array
+    cells: Array | None
+    final_cell: Array | None
     intermediates: dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What of a sequence was observed, finite: outputs (B, T, S), and all memories c where they were returned."""
+
+    outputs: Array
+    cells: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run(Generic[V]):
+    """One block's slots on flattened rows ((T+1)*B, .): states, memories, intermediates."""
+
+    h: V
+    c: V | None
+    intermediates: dict[str, V]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell(Generic[E]):
     """A recurrence.
 
-    parameters: canonical name -> shape in the letters D (features) and H (hidden), matrices (out, in).
-    equations: the correct equations; `step` evaluates any variation of them.
+    parameters: canonical name -> shape in the letters D (features), H (hidden) and P (output), matrices (out, in).
+    equations: the correct equations; project, carry and emit evaluate any variation of them.
+    carried: names of the parts that `carry` needs; empty for a cell without memory.
+    projected: whether the state h is a projection, of P units, of the H hidden ones; else P = H.
+    positive: whether the initial state must have a logarithm (the log-space forms of minGRU and minLSTM): a given one
+        must not be negative; zero is the limit, log 0 = -inf, and stands for a state that is left out.
+    source: where the equations stand.
     """
 
     name: str
     title: str
+    source: str
     parameters: Mapping[str, tuple[str, ...]]
     intermediates: tuple[str, ...]
     equations: E
-    step: StepFunction[E]
+    project: Project[E]
+    emit: Emit[E]
+    carry: Carry[E] | None = None
+    carried: tuple[str, ...] = ()
+    projected: bool = False
+    positive: bool = False
+
+    def shapes(self, sizes: Mapping[str, int], layers: int = 1, directions: int = 1) -> dict[str, tuple[int, ...]]:
+        """The shapes of all canonical arrays, for sizes D, H and P; upper layers take the outputs of the one below."""
+        result: dict[str, tuple[int, ...]] = {}
+        for layer in range(layers):
+            own = dict(sizes) if layer == 0 else {**sizes, "D": directions * sizes["P"]}
+            for direction in range(directions):
+                prefix = prefix_of(layer, direction)
+                for name, letters in self.parameters.items():
+                    result[prefix + name] = tuple(own[letter] for letter in letters)
+        return result
 
     def check(self, case: Case) -> None:
-        """Raise CaseError unless the case has exactly this cell's parameters in the right shapes."""
+        """Raise CaseError unless the case has exactly this cell's parameters and states in the right shapes."""
         if case.cell != self.name:
             raise CaseError("the case belongs to another cell", got=case.cell, wanted=self.name)
-        sizes = {"D": case.shape.features, "H": case.shape.hidden}
-        missing = self.parameters.keys() - case.parameters.keys()
-        extra = case.parameters.keys() - self.parameters.keys()
+        if (case.c0 is None) != (self.carry is None):
+            wanted = "no c0" if self.carry is None else "c0"
+            raise CaseError(f"a {self.name} case needs {wanted}", where=case.origin)
+        size = case.shape
+        if size.output != size.hidden and not self.projected:
+            raise CaseError(f"h0 of a {self.name} case must be as wide as c0", where=case.origin, got=str(size.output))
+        if self.positive and np.any(case.h0 < 0):
+            raise CaseError(
+                f"the initial state of a {self.name} case must not be negative",
+                where=case.origin,
+                got=str(float(case.h0.min())),
+            )
+        shapes = self.shapes({"D": size.features, "H": size.hidden, "P": size.output}, size.layers, size.directions)
+        missing = shapes.keys() - case.parameters.keys()
+        extra = case.parameters.keys() - shapes.keys()
         if missing or extra:
             raise CaseError(
                 f"a {self.name} case has the wrong parameters",
                 where=case.origin,
                 got=f"missing {sorted(missing)}, unknown {sorted(extra)}",
-                wanted=", ".join(self.parameters),
+                wanted=", ".join(shapes),
             )
-        for name, letters in self.parameters.items():
-            wanted = tuple(sizes[letter] for letter in letters)
-            if case.parameters[name].shape != wanted:
+        for name, wanted_shape in shapes.items():
+            if case.parameters[name].shape[-len(wanted_shape) :] != wanted_shape:
                 raise CaseError(
                     f"parameter {name} has the wrong shape",
                     where=case.origin,
                     got=str(case.parameters[name].shape),
-                    wanted=f"{wanted} = ({', '.join(letters)})",
+                    wanted=f"{wanted_shape} = ({', '.join(self.parameters[name.rpartition('.')[2]])})",
                 )
 
-    def run(
-        self,
-        case: Case,
-        *,
-        ops: Algebra[Array] | None = None,
-        equations: E | None = None,
-        wiring: Wiring | None = None,
-        lanes: NDArray[np.intp] | None = None,
-    ) -> Sequence:
-        """Run the sequence, in float64 unless another plain algebra is given.
+    def run(self, case: Case, *, ops: Algebra[Array] | None = None, variation: Variation = CORRECT) -> Sequence:
+        """Run the sequence, in float64 unless another plain algebra is given."""
+        trace = self.evaluate(case, ops if ops is not None else Exact(), variation=variation)
+        size = case.shape
 
-        equations, wiring, lanes: variations, for planting faults; by default the correct ones. `lanes` (B,)
-        says from which batch row each row takes its previous state.
-        """
-        self.check(case)
-        algebra = ops if ops is not None else Exact()
-        eq = equations if equations is not None else self.equations
-        time = case.shape.time
-        wiring = wiring if wiring is not None else in_order(time)
-        slots = np.zeros((time + 1, case.shape.batch, case.shape.hidden))
-        names = {name: np.zeros_like(slots) for name in self.intermediates}
-        unset = 1.0 if case.initial == "omitted" else 0.0
-        for slot in wiring.order:
-            source = wiring.states[slot]
-            state = case.h0 if source == INITIAL else slots[source]
-            if lanes is not None:
-                state = state[lanes]
-            if wiring.inputs[slot] == NO_INPUT:
-                slots[slot] = state
-                continue
-            start = np.full(case.shape.batch, unset if source == INITIAL else 0.0)
-            results = self.step(case.parameters, case.x[:, wiring.inputs[slot]], state, start, algebra, eq)
-            slots[slot] = results["h"]
-            for name in self.intermediates:
-                names[name][slot] = results[name]
+        def unfold(rows: Array) -> Array:
+            return np.swapaxes(rows.reshape(size.time, size.batch, rows.shape[-1]), 0, 1)
+
         return Sequence(
-            outputs=np.swapaxes(slots[:time], 0, 1),
-            final_state=slots[time],
-            intermediates={name: np.swapaxes(values[:time], 0, 1) for name, values in names.items()},
+            outputs=unfold(trace.outputs),
+            final_state=trace.final_state,
+            cells=None if trace.cells is None else unfold(trace.cells),
+            final_cell=trace.final_cell,
+            intermediates={name: unfold(value) for name, value in trace.intermediates.items()},
         )
 
-    def predict(
-        self,
-        case: Case,
-        outputs: Array,
-        ops: Algebra[V],
-        *,
-        equations: E | None = None,
-        wiring: Wiring | None = None,
-        lanes: NDArray[np.intp] | None = None,
-    ) -> dict[str, V]:
-        """Predict every slot from the observed states: teacher forcing, all slots in one evaluation.
+    def evaluate(
+        self, case: Case, ops: Algebra[V], *, variation: Variation = CORRECT, seen: Seen | None = None
+    ) -> Trace[V]:
+        """Evaluate a sequence, or predict every slot of it from the observed states before it (teacher forcing).
 
-        outputs: observed states (B, T, H), finite.
-        Returns the intermediates on flattened rows ((T+1)*B, H), slot-major; a slot without input holds its
-        copied state under ``h`` and an ordinary step's values elsewhere.
+        Without `seen` every slot continues from the computed one. With `seen` the last layer's states (and memories,
+        where they were observed) are the observed ones; lower layers run freely from the initial state.
         """
-        time, batch = case.shape.time, case.shape.batch
-        eq = equations if equations is not None else self.equations
-        wiring = wiring if wiring is not None else in_order(time)
-        states = np.concatenate([case.h0[None], np.swapaxes(outputs, 0, 1)])[wiring.states + 1]
-        if lanes is not None:
-            states = states[:, lanes]
-        inputs = np.swapaxes(case.x, 0, 1)[np.maximum(wiring.inputs, 0)]
-        unset = 1.0 if case.initial == "omitted" else 0.0
-        start = np.repeat(np.where(wiring.states == INITIAL, unset, 0.0), batch)
-        x = ops.lift(inputs.reshape((time + 1) * batch, -1))
-        h = ops.lift(states.reshape((time + 1) * batch, -1))
-        results = self.step(case.parameters, x, h, start, ops, eq)
-        copied = wiring.inputs == NO_INPUT
-        if copied.any():
-            rows = cast("Array", np.repeat(copied.astype(np.float64), batch))
-            results["h"] = ops.select(rows, h, results["h"])
-        return results
+        self.check(case)
+        size = case.shape
+        x = ops.lift(_flat(case.x))
+        finals: list[V] = []
+        final_cells: list[V] = []
+        for layer in range(size.layers):
+            top = layer == size.layers - 1
+            runs = []
+            for direction in range(size.directions):
+                column = size.directions - 1 - direction if variation.swapped else direction
+                own = _columns(seen, column, size.output, size.hidden) if top else None
+                runs.append(self._block(case, (layer, direction), x, ops, variation, own))
+            last = slice(size.time * size.batch, None)
+            finals += [ops.rows(run.h, last) for run in runs]
+            final_cells += [ops.rows(run.c, last) for run in runs if run.c is not None]
+            joined = runs[::-1] if variation.swapped else runs
+            x = _beside(ops, [ops.rows(run.h, slice(0, size.time * size.batch)) for run in joined])
+        outer = slice(0, size.time * size.batch)
+        memories = [run.c for run in joined if run.c is not None]
+        return Trace(
+            outputs=x,
+            final_state=_beside(ops, finals),
+            cells=_beside(ops, [ops.rows(c, outer) for c in memories]) if memories else None,
+            final_cell=_beside(ops, final_cells) if final_cells else None,
+            intermediates={
+                name: _beside(ops, [ops.rows(run.intermediates[name], outer) for run in runs])
+                for name in self.intermediates
+            },
+        )
+
+    def _block(
+        self, case: Case, block_: Block, x: V, ops: Algebra[V], variation: Variation, seen: Seen | None
+    ) -> _Run[V]:
+        """One layer and direction."""
+        size = case.shape
+        wiring = variation.wiring(rows_of(case, block_[1]))
+        source_layer, source_direction = variation.states_of(block_)
+        index = source_layer * size.directions + source_direction
+        initial = [ops.lift(case.h0[..., index * size.output : (index + 1) * size.output])]
+        if case.c0 is not None:
+            initial.append(ops.lift(case.c0[..., index * size.hidden : (index + 1) * size.hidden]))
+        flow = _Flow(
+            cell=self,
+            p=block(case.parameters, *variation.weights_of(block_)),
+            eq=variation.equations if variation.equations is not None else self.equations,
+            ops=ops,
+            wiring=wiring,
+            omitted=1.0 if case.initial == "omitted" else 0.0,
+            lane0=variation.lane0,
+        )
+        if size.time == 0:
+            x = ops.lift(np.zeros((size.batch, size.features)))
+        return flow.free(x, initial) if seen is None else flow.forced(x, initial, seen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flow(Generic[V]):
+    """The flow of states through the slots of one block."""
+
+    cell: Cell[Any]
+    p: Parameters
+    eq: Any
+    ops: Algebra[V]
+    wiring: Wiring
+    omitted: float
+    lane0: bool
+
+    @property
+    def batch(self) -> int:
+        return int(self.wiring.inputs.shape[1])
+
+    def _lanes(self) -> Indices:
+        return np.zeros(self.batch, dtype=np.intp) if self.lane0 else np.arange(self.batch)
+
+    def _inputs(self, slot: int | slice) -> Indices:
+        """Rows of the inputs that slots consume; any row where they consume none."""
+        rows: Indices = np.maximum(self.wiring.inputs[slot], 0) * self.batch + np.arange(self.batch)
+        return rows.ravel()
+
+    def _start(self, slot: int | slice) -> Array:
+        """1 in rows that start from an initial state which the caller left out."""
+        start: Array = np.where(self.wiring.states[slot] == INITIAL, self.omitted, 0.0)
+        return start.ravel()
+
+    def _copied(self, slot: int | slice, before: V, after: V) -> V:
+        copied = (self.wiring.inputs[slot] == NO_INPUT).ravel()
+        return self.ops.select(copied.astype(np.float64), before, after) if copied.any() else after
+
+    def _bank(self, initial: V, observed: Array) -> V:
+        """Zeros, the initial state, and the observed slots: what `states + 2` points into."""
+        nothing = np.zeros((self.batch, observed.shape[-1]))
+        return self.ops.stack([self.ops.lift(nothing), initial, self.ops.lift(_flat(observed))])
+
+    def forced(self, x: V, initial: list[V], seen: Seen) -> _Run[V]:
+        """Every slot from the observed state before it; a memory that was not observed is carried step by step."""
+        every = slice(None)
+        source = ((self.wiring.states + 2) * self.batch + self._lanes()).ravel()
+        h = self.ops.rows(self._bank(initial[0], seen.outputs), source)
+        xs = self.ops.rows(x, self._inputs(every))
+        parts = self.cell.project(self.p, xs, h, self._start(every), self.ops, self.eq)
+        memory: tuple[V, V] | None = None
+        if self.cell.carry is not None:
+            if seen.cells is not None:
+                before = self.ops.rows(self._bank(initial[1], seen.cells), source)
+                after = self.cell.carry(self.p, parts, before, self.ops, self.eq)
+                memory = before, self._copied(every, before, after)
+            else:
+                memory = self._carried(parts, initial[1])
+        results = self.cell.emit(self.p, parts, h, memory, self.ops, self.eq)
+        return _Run(
+            h=self._copied(every, h, results["h"]), c=None if memory is None else memory[1], intermediates=results
+        )
+
+    def _carried(self, parts: Mapping[str, V], initial: V) -> tuple[V, V]:
+        """The memories before and after every slot."""
+        assert self.cell.carry is not None
+        before: dict[int, V] = {}
+        after: dict[int, V] = {}
+        for slot in map(int, self.wiring.order):
+            rows = slice(slot * self.batch, (slot + 1) * self.batch)
+            own = {name: self.ops.rows(parts[name], rows) for name in self.cell.carried}
+            before[slot] = self._gathered(slot, initial, after)
+            computed = self.cell.carry(self.p, own, before[slot], self.ops, self.eq)
+            after[slot] = self._copied(slot, before[slot], computed)
+        slots = range(len(after))
+        return self.ops.stack([before[s] for s in slots]), self.ops.stack([after[s] for s in slots])
+
+    def _gathered(self, slot: int, initial: V, done: Mapping[int, V]) -> V:
+        """The state before a slot, from the slots that are done."""
+        states = self.wiring.states[slot]
+        uniform = states.size > 0 and bool(np.all(states == states[0]))
+        if uniform and not self.lane0 and states[0] != NOTHING:
+            return initial if states[0] == INITIAL else done[int(states[0])]
+        nothing = self.ops.times(self.ops.lift(np.zeros((1, 1))), initial)
+        bank = [nothing, initial, *(done.get(s, nothing) for s in range(len(self.wiring.order) - 1))]
+        return self.ops.rows(self.ops.stack(bank), (states + 2) * self.batch + self._lanes())
+
+    def free(self, x: V, initial: list[V]) -> _Run[V]:
+        """Every slot from the computed one before it."""
+        h: dict[int, V] = {}
+        c: dict[int, V] = {}
+        results: dict[int, dict[str, V]] = {}
+        for slot in map(int, self.wiring.order):
+            before = self._gathered(slot, initial[0], h)
+            xs = self.ops.rows(x, self._inputs(slot))
+            parts = self.cell.project(self.p, xs, before, self._start(slot), self.ops, self.eq)
+            memory: tuple[V, V] | None = None
+            if self.cell.carry is not None:
+                held = self._gathered(slot, initial[1], c)
+                c[slot] = self._copied(slot, held, self.cell.carry(self.p, parts, held, self.ops, self.eq))
+                memory = held, c[slot]
+            results[slot] = self.cell.emit(self.p, parts, before, memory, self.ops, self.eq)
+            h[slot] = self._copied(slot, before, results[slot]["h"])
+        slots = range(len(h))
+        return _Run(
+            h=self.ops.stack([h[s] for s in slots]),
+            c=self.ops.stack([c[s] for s in slots]) if c else None,
+            intermediates={name: self.ops.stack([results[s][name] for s in slots]) for name in self.cell.intermediates},
+        )
+
+
+def _beside(ops: Algebra[V], values: list[V]) -> V:
+    return values[0] if len(values) == 1 else ops.beside(values)
+
+
+def _flat(values: Array) -> Array:
+    """(..., B, T, F) as rows (..., T*B, F), slot by slot."""
+    moved = np.swapaxes(values, -2, -3)
+    return moved.reshape(*moved.shape[:-3], moved.shape[-3] * moved.shape[-2], moved.shape[-1])
+
+
+def _columns(seen: Seen | None, direction: int, output: int, hidden: int) -> Seen | None:
+    """What was observed of one direction."""
+    if seen is None:
+        return None
+    return replace(
+        seen,
+        outputs=seen.outputs[..., direction * output : (direction + 1) * output],
+        cells=None if seen.cells is None else seen.cells[..., direction * hidden : (direction + 1) * hidden],
+    )

@@ -2,23 +2,23 @@
 
 It serves twice: to diagnose (does the observed output follow *this* equation within its own bound?) and to
 prove that the suite catches it (planted, it must diverge). A fault changes the parameters, the equations, the
-wiring of time and state, or the initial state; nothing else.
+wiring of time and state, the initial state, or the arithmetic; nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from conformance.algebra import Algebra, Rounded
-from conformance.case import Case, Parameters
-from conformance.cells.cell import Sequence, Wiring, in_order
+from conformance.case import Case, Parameters, unchecked
+from conformance.cells.cell import Block, Rows, Sequence, Variation, Wiring, itself, wire
 from conformance.cells.registry import cell_named
-from conformance.rounding import Array, format_of
+from conformance.rounding import Array, Format, format_of
+from conformance.worker.api import block, prefix_of
 
 Transform = Callable[[Parameters], Mapping[str, Array]]
 
@@ -29,8 +29,9 @@ class Fault:
 
     statement: what the implementation does wrong, as a sentence for a maintainer.
     equation, right: the wrong equation, and the right one beside which a report prints it.
-    parameters: how the parameters are misread; equations, wiring: what replaces the correct ones;
-    lane0: every row takes batch row 0's previous state; no_h0: the initial state is replaced by zeros.
+    parameters: how the parameters of a layer are misread; no_h0, no_c0: the initial state is replaced by zeros.
+    equations, wiring, lane0, weights_of, states_of, swapped: see `conformance.cells.cell.Variation`.
+    arithmetic: the format computed in, from the declared one, for faults of precision; None where it does not apply.
     """
 
     name: str
@@ -39,45 +40,55 @@ class Fault:
     right: str = ""
     parameters: Transform | None = None
     equations: Any = None
-    wiring: Callable[[int], Wiring] = in_order
+    wiring: Callable[[Rows], Wiring] = wire
     lane0: bool = False
     no_h0: bool = False
+    no_c0: bool = False
+    weights_of: Callable[[Block], Block] = itself
+    states_of: Callable[[Block], Block] = itself
+    swapped: bool = False
+    arithmetic: Callable[[Format], Format | None] | None = field(default=None)
+
+    @property
+    def variation(self) -> Variation:
+        """How the faulty sequence departs from the correct one."""
+        return Variation(
+            equations=self.equations,
+            wiring=self.wiring,
+            lane0=self.lane0,
+            weights_of=self.weights_of,
+            states_of=self.states_of,
+            swapped=self.swapped,
+        )
+
+    def format(self, case: Case) -> Format:
+        """The arithmetic in which the faulty implementation computes the case."""
+        declared = format_of(case.dtype)
+        return (self.arithmetic(declared) if self.arithmetic is not None else None) or declared
 
     def misread(self, case: Case) -> Case:
         """The case as the faulty implementation understands it."""
         changes: dict[str, Any] = {}
         if self.parameters is not None:
             # A sum of two biases need not be a value of the dtype; the mutant folds it in that dtype.
-            changes["parameters"] = {**case.parameters, **self.parameters(case.parameters)}
+            changed = dict(case.parameters)
+            for layer in range(case.layers):
+                for direction in range(case.directions):
+                    own = self.parameters(block(case.parameters, layer, direction))
+                    changed |= {prefix_of(layer, direction) + name: value for name, value in own.items()}
+            changes["parameters"] = changed
         if self.no_h0:
             changes["h0"] = np.zeros_like(case.h0)
+        if self.no_c0 and case.c0 is not None:
+            changes["c0"] = np.zeros_like(case.c0)
         if not changes:
             return case
-        return _unchecked(case, changes)
-
-    def lanes(self, case: Case) -> NDArray[np.intp] | None:
-        """The batch row from which each row takes its previous state, None for its own."""
-        return np.zeros(case.shape.batch, dtype=np.intp) if self.lane0 else None
+        return unchecked(case, changes)
 
     def run(self, case: Case, ops: Algebra[Array] | None = None) -> Sequence:
-        """Run the faulty implementation, emulated in the case's dtype unless another algebra is given."""
-        algebra = ops if ops is not None else Rounded(format_of(case.dtype))
-        cell = cell_named(case.cell)
-        return cell.run(
-            self.misread(case),
-            ops=algebra,
-            equations=self.equations,
-            wiring=self.wiring(case.shape.time),
-            lanes=self.lanes(case),
-        )
-
-
-def _unchecked(case: Case, changes: dict[str, Any]) -> Case:
-    """A copy with changed arrays that skips the exactness check (a doubled bias may leave the dtype)."""
-    copy = object.__new__(Case)
-    for name in Case.__slots__:
-        object.__setattr__(copy, name, changes.get(name, getattr(case, name)))
-    return copy
+        """Run the faulty implementation, emulated in its arithmetic unless another algebra is given."""
+        algebra = ops if ops is not None else Rounded(self.format(case))
+        return cell_named(case.cell).run(self.misread(case), ops=algebra, variation=self.variation)
 
 
 def zeroed(*names: str) -> Transform:

@@ -60,11 +60,10 @@ class Equations:
     update: Update = field(default=keep_with_z)
 
 
-def step(p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: Equations) -> dict[str, V]:
-    """One step on flattened rows.
+def project(p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: Equations) -> dict[str, V]:
+    """r, z and n of one step on flattened rows.
 
     x: (N, D); h: (N, H); start: (N,), 1 in rows whose state is the sequence's initial state, left out by the caller.
-    Returns the named intermediates r, z, n and the next state h, each (N, H).
     """
     r = ops.apply(
         eq.gate,
@@ -76,14 +75,23 @@ def step(p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: Equations
     )
     recurrent = eq.reset(p, r, h, start, ops)
     n = ops.apply(eq.candidate, ops.total(ops.dot(p["W_xn"], x), ops.lift(p["b_xn"]), recurrent))
-    return {"r": r, "z": z, "n": n, "h": eq.update(z, n, h, ops)}
+    return {"r": r, "z": z, "n": n}
+
+
+def emit(
+    p: Parameters, parts: Mapping[str, V], h: V, memory: tuple[V, V] | None, ops: Algebra[V], eq: Equations
+) -> dict[str, V]:
+    """r, z, n and the next state h, each (N, H)."""
+    return {**parts, "h": eq.update(parts["z"], parts["n"], h, ops)}
 
 
 GRU: Final = Cell(
     name="gru",
     title="GRU, reset after the matrix product (v3)",
+    source="documented equations of mlx.nn.GRU and torch.nn.GRU; Cho et al. 2014, arXiv:1406.1078",
     parameters=PARAMETERS,
     intermediates=("r", "z", "n", "h"),
     equations=Equations(),
-    step=step,
+    project=project,
+    emit=emit,
 )

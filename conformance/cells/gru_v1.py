@@ -16,13 +16,15 @@ from __future__ import annotations
 from typing import Final
 
 from conformance.cells.cell import Cell
-from conformance.cells.gru import PARAMETERS, Equations, reset_before, step
+from conformance.cells.gru import PARAMETERS, Equations, emit, project, reset_before
 
 GRU_V1: Final = Cell(
     name="gru_v1",
     title="GRU, reset before the matrix product (v1)",
+    source="Cho et al. 2014, arXiv:1406.1078v1, equations 5-8",
     parameters=PARAMETERS,
     intermediates=("r", "z", "n", "h"),
     equations=Equations(reset=reset_before),
-    step=step,
+    project=project,
+    emit=emit,
 )

@@ -1,4 +1,4 @@
-"""Faults of time and state that every recurrence can have: reversal, shifts, a state that is not carried."""
+"""Faults of time and state that every recurrence can have: reversal, shifts, lengths, a state that is not carried."""
 
 from __future__ import annotations
 
@@ -7,46 +7,106 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.cells.cell import INITIAL, NO_INPUT, Wiring, in_order
+from conformance.cells.cell import INITIAL, NO_INPUT, NOTHING, Block, Indices, Rows, Wiring, wire
 from conformance.cells.fault import Fault
 
 TIME_LINE = "y_t = h_t = step(x_t, h_{t-1})"
 
 
-def _not_carried(time: int) -> Wiring:
-    return replace(in_order(time), states=np.full(time + 1, INITIAL))
+def _not_carried(rows: Rows) -> Wiring:
+    straight = wire(rows)
+    return replace(straight, states=np.where(straight.inputs == NO_INPUT, straight.states, INITIAL))
 
 
-def _reversed(time: int) -> Wiring:
-    """Consumed from the end, returned in the order of the input."""
-    slots = np.arange(time)
-    states = np.append(np.append(slots[1:], INITIAL), 1 if time > 1 else INITIAL)
-    return Wiring(inputs=np.append(slots, 0), states=states, order=np.append(slots[::-1], time))
+def _reversed(rows: Rows) -> Wiring:
+    """Consumed from the other end, returned in the order of the input."""
+    return wire(replace(rows, reverse=not rows.reverse))
 
 
-def _reversed_noflip(time: int) -> Wiring:
-    """Consumed from the end, returned in the order of consumption."""
-    straight = in_order(time)
-    return replace(straight, inputs=np.append(np.arange(time)[::-1], 0))
+def _reversed_noflip(rows: Rows) -> Wiring:
+    """Consumed from the other end, returned in the order of consumption."""
+    straight = wire(rows)
+    mirrored = np.where(straight.inputs == NO_INPUT, NO_INPUT, rows.lengths[None] - 1 - straight.inputs)
+    return replace(straight, inputs=mirrored)
 
 
-def _shifted(time: int) -> Wiring:
-    """Slot t holds the state before input t; the final state is the right one."""
-    slots = np.arange(time)
-    return Wiring(
-        inputs=np.append(NO_INPUT, slots),
-        states=np.append(INITIAL, slots),
-        order=np.arange(time + 1),
+def _first(rows: Rows) -> Indices:
+    """The slot that each row consumes first."""
+    return np.where(rows.reverse, np.maximum(rows.lengths - 1, 0), 0)
+
+
+def _shifted(rows: Rows) -> Wiring:
+    """Each slot holds the state before its input; the final state is the right one."""
+    time = rows.time
+    straight = wire(rows)
+    earlier = 1 if rows.reverse else -1
+    slots = np.arange(time)[:, None]
+    real = (slots < rows.lengths[None]) & (slots != _first(rows)[None])
+    inputs, states = straight.inputs.copy(), straight.states.copy()
+    inputs[:time] = np.where(real, slots + earlier, NO_INPUT)
+    states[:time] = np.where(real, slots + earlier, np.where(slots < rows.lengths[None], INITIAL, NOTHING))
+    last = 0 if rows.reverse else rows.lengths - 1
+    states[time] = np.where(rows.lengths > 0, last, INITIAL)
+    return Wiring(inputs=inputs, states=states, order=straight.order)
+
+
+def _skip_first(rows: Rows) -> Wiring:
+    straight = wire(rows)
+    inputs = straight.inputs.copy()
+    lanes = np.arange(len(rows.lengths))
+    if rows.time:
+        inputs[_first(rows), lanes] = NO_INPUT
+    inputs[rows.time] = np.where(rows.lengths <= 1, NO_INPUT, inputs[rows.time])
+    return replace(straight, inputs=inputs)
+
+
+def _whole(rows: Rows) -> Rows:
+    return replace(rows, lengths=np.full_like(rows.lengths, rows.time))
+
+
+def _ignoring_lengths(rows: Rows) -> Wiring:
+    return wire(_whole(rows))
+
+
+def _final_from_padding(rows: Rows) -> Wiring:
+    """The final state of a padded row is what stands last in its outputs, in its padding."""
+    straight = wire(rows)
+    padded = (rows.lengths < rows.time) & (rows.time > 0)
+    inputs, states = straight.inputs.copy(), straight.states.copy()
+    inputs[rows.time] = np.where(padded, NO_INPUT, inputs[rows.time])
+    states[rows.time] = np.where(padded, rows.time - 1, states[rows.time])
+    return replace(straight, inputs=inputs, states=states)
+
+
+def _last_left_out(rows: Rows) -> Wiring:
+    return wire(
+        replace(rows, lengths=np.where(rows.lengths < rows.time, np.maximum(rows.lengths - 1, 0), rows.lengths))
     )
 
 
-def _skip_first(time: int) -> Wiring:
-    straight = in_order(time)
-    inputs = straight.inputs.copy()
-    inputs[0] = NO_INPUT
-    if time == 1:
-        inputs[1] = NO_INPUT
-    return replace(straight, inputs=inputs)
+def _zero_is_whole(rows: Rows) -> Wiring:
+    """A row without steps gets the final state of a row with T of them (an index of -1)."""
+    return wire(replace(rows, lengths=np.where(rows.lengths == 0, rows.time, rows.lengths)))
+
+
+def _padding_first(rows: Rows) -> Wiring:
+    """A reversed row starts with its padding."""
+    if not rows.reverse:
+        return wire(rows)
+    straight, whole = wire(rows), wire(_whole(rows))
+    return replace(straight, inputs=whole.inputs, states=whole.states)
+
+
+def _both_forward(rows: Rows) -> Wiring:
+    return wire(replace(rows, reverse=rows.reverse != rows.backward))
+
+
+def _first_layer(block: Block) -> Block:
+    return (0, block[1])
+
+
+def _first_direction(block: Block) -> Block:
+    return (block[0], 0)
 
 
 def sequencing_faults(fault: Callable[..., Fault]) -> tuple[Fault, ...]:
@@ -89,4 +149,74 @@ def sequencing_faults(fault: Callable[..., Fault]) -> tuple[Fault, ...]:
             wiring=_shifted,
         ),
         fault("skip_t0", "the first input is skipped", TIME_LINE, "h_0 = h_{-1}", wiring=_skip_first),
+        fault(
+            "lengths_ignored",
+            "the lengths of the rows are ignored: padding is consumed",
+            "row b ends after step lengths[b] - 1",
+            "every row has T steps",
+            wiring=_ignoring_lengths,
+        ),
+        fault(
+            "final_from_padding",
+            "the final state of a padded row is taken from its padding",
+            "final_state[b] = outputs[b, lengths[b] - 1]",
+            "final_state[b] = outputs[b, T - 1]",
+            wiring=_final_from_padding,
+        ),
+        fault(
+            "last_step_lost",
+            "the last real step of a padded row is left out",
+            "row b ends after step lengths[b] - 1",
+            "row b ends after step lengths[b] - 2",
+            wiring=_last_left_out,
+        ),
+        fault(
+            "length_zero_wraps",
+            "a row of length 0 is treated as one of length T",
+            "final_state[b] = h0[b] for lengths[b] = 0",
+            "final_state[b] = h[b, -1]",
+            wiring=_zero_is_whole,
+        ),
+        fault(
+            "padding_reversed",
+            "a reversed row starts with its padding",
+            "backwards from step lengths[b] - 1",
+            "backwards from step T - 1",
+            wiring=_padding_first,
+        ),
+        fault(
+            "backward_forward",
+            "the backward direction runs forward",
+            "the backward direction consumes x from its end",
+            "both directions consume x from its beginning",
+            wiring=_both_forward,
+        ),
+        fault(
+            "directions_swapped",
+            "the outputs of the two directions are joined in the wrong order",
+            "outputs = [forward, backward]",
+            "outputs = [backward, forward]",
+            swapped=True,
+        ),
+        fault(
+            "directions_share_weights",
+            "both directions use the weights of the forward one",
+            "backward: W of its own",
+            "backward: W of the forward direction",
+            weights_of=_first_direction,
+        ),
+        fault(
+            "directions_share_state",
+            "both directions start from the forward initial state",
+            "backward: h0 of its own",
+            "backward: h0 of the forward direction",
+            states_of=_first_direction,
+        ),
+        fault(
+            "layers_share_state",
+            "every layer starts from the initial state of the first",
+            "layer l: h0 of its own",
+            "layer l: h0 of layer 0",
+            states_of=_first_layer,
+        ),
     )

@@ -8,8 +8,8 @@ from typing import Final
 
 from conformance.record import Finding, Trial
 from conformance.report.chart import Chart, gauge, step_chart
-from conformance.report.minimal import MinimalCase, minimal_case, place_text
-from conformance.report.wording import apart, count, label, listed, share
+from conformance.report.minimal import MinimalCase, has_numbers, minimal_case, place_text
+from conformance.report.wording import apart, count, label, listed, one_line, share
 from conformance.verdict import Diverges, Evidence, Unrepresentable
 
 TOP: Final = 8
@@ -39,18 +39,24 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """A diverging finding, ready to be shown; full is False for those that are shown in short."""
+    """A diverging finding, ready to be shown; full is False for those that are shown in short.
+
+    aside: the level of its requirement, where that does not decide; numbers: whether an element diverges, not a shape.
+    """
 
     anchor: str
     candidate: str
     requirement: str
     statement: str
+    aside: str
     dtype: str
     faults: tuple[FaultText, ...]
     held: str
     evidence: Evidence
     expected: str
     observed: str
+    numbers: bool
+    exact: bool
     place: str
     seen_on: str
     full: bool
@@ -62,18 +68,63 @@ class Divergence:
     case: MinimalCase | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """A further divergence that the same fault explains, in one row."""
+
+    anchor: str
+    requirement: str
+    aside: str
+    dtype: str
+    place: str
+    expected: str
+    observed: str
+    evidence: Evidence
+    numbers: bool
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseText:
+    """The divergences of one candidate that one fault explains: one in full, the others in a row each."""
+
+    lead: Divergence
+    others: tuple[Alike, ...]
+
+
+def make_alike(finding: Finding, verdict: Diverges, *, anchor: str, aside: str) -> Alike:
+    """The row of a diverging finding."""
+    expected, observed = apart(verdict.evidence.expected, verdict.evidence.observed)
+    return Alike(
+        anchor=anchor,
+        requirement=label(finding.requirement),
+        aside=aside,
+        dtype=label(finding.dtype),
+        place=place_text(verdict.evidence),
+        expected=expected,
+        observed=observed,
+        evidence=verdict.evidence,
+        numbers=has_numbers(verdict.evidence),
+        command="" if finding.example is None else one_line(finding.example.command),
+    )
+
+
 def make_divergence(
     finding: Finding,
     verdict: Diverges,
     *,
     anchor: str,
     statement: str,
+    aside: str,
     known: dict[str, FaultText],
     trials: Sequence[Trial],
     full: bool,
     finished: bool,
 ) -> Divergence:
-    """The view of one diverging finding; known: the described faults of its cell by name."""
+    """The view of one diverging finding.
+
+    verdict: its divergence, with the faults to name; known: the described faults of its cell by name.
+    """
     evidence = verdict.evidence
     expected, observed = apart(evidence.expected, evidence.observed)
     ranked = [
@@ -88,12 +139,15 @@ def make_divergence(
         candidate=label(finding.candidate),
         requirement=label(finding.requirement),
         statement=label(statement),
+        aside=aside,
         dtype=label(finding.dtype),
         faults=tuple(fault_text(name, known) for name in verdict.faults),
         held=held,
         evidence=evidence,
         expected=expected,
         observed=observed,
+        numbers=has_numbers(evidence),
+        exact=evidence.bound == 0.0 and evidence.share is None and evidence.finite,
         place=place_text(evidence),
         seen_on=_seen_on(finding, evidence, trials) + ("" if finished else "; the check was not finished"),
         full=full,
@@ -150,6 +204,8 @@ def _reading(ranked: Sequence[Hypothesis], verdict: Diverges) -> str:
     """Why these faults, and no others, are named."""
     if not verdict.evidence.finite:
         return "The output holds numbers that are not finite, so no hypothesis could be tried against it."
+    if not ranked and verdict.evidence.bound == 0.0:
+        return "The requirement asks for equality bit for bit; no hypothesis was tried against what came instead."
     if not ranked:
         return "The record holds no residuals of hypotheses."
     named = [h for h in ranked if h.fault.name in {label(name) for name in verdict.faults}]

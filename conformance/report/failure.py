@@ -7,11 +7,15 @@ from typing import assert_never
 
 import numpy as np
 
-from conformance.case import Case, case_from_json
+from conformance.case import Case, arrays_of, case_from_json
+from conformance.cells.fault import Fault
+from conformance.errors import CaseError
 from conformance.faults import catalogue
+from conformance.gradient_faults import GradientFault, gradient_catalogue
 from conformance.record import Example, Finding
+from conformance.report.minimal import STATES, STEPWISE, has_numbers, place_text
 from conformance.requirement import REQUIREMENTS
-from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
+from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable, Unsupported, Verdict
 
 
 def failure_message(finding: Finding, facts: Mapping[str, str]) -> str:
@@ -22,7 +26,8 @@ def failure_message(finding: Finding, facts: Mapping[str, str]) -> str:
     requirement = REQUIREMENTS[finding.requirement]
     head = f"{finding.candidate}, {finding.dtype}: {finding.requirement}"
     tested = ", ".join(f"{name} {value}" for name, value in facts.items()) or "the worker never came up"
-    lines = [f"{head} {_word(finding.verdict)}", f"  tested: {tested}", f"  required: {requirement.statement}"]
+    required = f"  required ({requirement.level}): {requirement.statement}"
+    lines = [f"{head} {_word(finding.verdict)}", f"  tested: {tested}", required]
     lines += _explained(finding.verdict, requirement.cell)
     if finding.example is not None:
         lines += _minimal(finding.example)
@@ -74,10 +79,15 @@ def _divergence(verdict: Diverges, cell: str) -> list[str]:
     if not evidence.finite:
         lines.append("  fault: a returned number is not finite, where the reference is")
     elif not verdict.faults:
-        nearest = min(evidence.residuals, key=evidence.residuals.__getitem__, default="none")
-        lines.append(f"  fault: none of the catalogue explains it (the nearest is {nearest})")
+        nearest = min(evidence.residuals, key=evidence.residuals.__getitem__, default="")
+        told = f" (the nearest is {nearest})" if nearest else ""
+        lines.append(f"  fault: none of the catalogue explains it{told}")
+    known: dict[str, Fault | GradientFault] = {**gradient_catalogue(cell), **catalogue(cell)}
     for name in verdict.faults:
-        fault = catalogue(cell)[name]
+        fault = known.get(name)
+        if fault is None:
+            lines.append(f"  fault: {name}")
+            continue
         lines += [
             f"  fault: {name}: {fault.statement}",
             f"    computes: {fault.equation}",
@@ -85,12 +95,7 @@ def _divergence(verdict: Diverges, cell: str) -> list[str]:
         ]
     if len(verdict.faults) > 1:
         lines.append("    (these cases do not tell the faults above apart)")
-    batch, step, unit = evidence.first
-    lines.append(
-        f"  first divergent step: {step} (batch {batch}, unit {unit}, {evidence.output}): "
-        f"expected {_number(evidence.expected)}, observed {_number(evidence.observed)}, "
-        f"bound {_number(evidence.bound, 2)}"
-    )
+    lines.append(f"  {_first(evidence)}{_figures(evidence)}")
     if evidence.largest_difference is not None and evidence.share is not None:
         lines.append(
             f"  largest difference: {evidence.largest_difference:.8g};"
@@ -99,17 +104,56 @@ def _divergence(verdict: Diverges, cell: str) -> list[str]:
     return lines
 
 
+def _first(evidence: Evidence) -> str:
+    if evidence.output not in (*STEPWISE, *STATES):
+        return f"first divergence: {place_text(evidence)}"
+    batch, step, unit = evidence.first
+    where = f", {evidence.where}" if evidence.where else ""
+    return f"first divergent step: {step} (batch {batch}, unit {unit}, {evidence.output}{where})"
+
+
+def _figures(evidence: Evidence) -> str:
+    if not has_numbers(evidence):
+        return ""
+    return (
+        f": expected {_number(evidence.expected)}, observed {_number(evidence.observed)}, "
+        f"bound {_number(evidence.bound, 2)}"
+    )
+
+
 def _minimal(example: Example) -> list[str]:
-    case = case_from_json(example.case)
-    verdict = example.verdict
-    lines = [f"  minimal case: {case.shape}, initial state {case.initial}, {case.dtype} ({case.origin})"]
-    lines += [f"    {line}" for line in _numbers(case)]
-    if isinstance(verdict, Diverges):
-        batch, step, _ = verdict.evidence.first
-        expected, observed = example.expected_outputs[batch][step], example.observed_outputs[batch][step]
-        lines.append(f"    step {step}, batch {batch}: expected h = {_row(expected)}")
-        lines.append(f"    {' ' * len(f'step {step}, batch {batch}:')} observed h = {_row(observed)}")
-    return [*lines, f"  again: {example.command}"]
+    again = f"  again: {example.command}"
+    try:
+        case = case_from_json(example.case)
+    except CaseError:  # the shape of an array without elements is not in the JSON
+        return [f"  minimal case: {example.case.get('origin')}, with arrays that have no elements", again]
+    asked = "".join(f", {name}" for name in case.features if name not in ("lengths", "layers", "bidirectional"))
+    lengths = "" if case.lengths is None else f", lengths {', '.join(map(str, case.lengths)) or 'none'}"
+    about = f"{case.shape}, initial state {case.initial}{lengths}{asked}, {case.dtype} ({case.origin})"
+    lines = [f"  minimal case: {about}", *(f"    {line}" for line in _numbers(case))]
+    if isinstance(example.verdict, Diverges):
+        lines += _rows(example, example.verdict.evidence)
+    return [*lines, again]
+
+
+def _rows(example: Example, evidence: Evidence) -> list[str]:
+    """The row of units that holds the first divergent element, where it has one in the example."""
+    pairs = {
+        "outputs": (example.expected_outputs, example.observed_outputs),
+        **{pair.name: (pair.expected, pair.observed) for pair in example.further},
+    }
+    if evidence.output not in STEPWISE or evidence.output not in pairs:
+        return []
+    batch, step, _ = evidence.first
+    try:
+        expected, observed = (values[batch][step] for values in pairs[evidence.output])
+    except (IndexError, TypeError):  # the observation has another shape
+        return []
+    name, place = "h" if evidence.output == "outputs" else "c", f"step {step}, batch {batch}:"
+    return [
+        f"    {place} expected {name} = {_row(expected)}",
+        f"    {' ' * len(place)} observed {name} = {_row(observed)}",
+    ]
 
 
 def _number(value: float | None, digits: int = 9) -> str:
@@ -123,11 +167,14 @@ def _row(values: list[float | None]) -> str:
 
 def _numbers(case: Case) -> list[str]:
     """The arrays that are not all zero, in full when they are small."""
-    arrays = {**case.parameters, "x": case.x, "h0": case.h0}
+    arrays = {**case.parameters, **arrays_of(case)}
+    arrays |= {f"cotangent of {name}": array for name, array in case.cotangents.items()}
     lines = []
     for name, array in arrays.items():
         if np.any(array):
             text = np.array2string(array, threshold=12, separator=", ", precision=6).replace("\n", "")
             lines.append(f"{name} = {' '.join(text.split())}")
-    zero = [name for name, array in arrays.items() if not np.any(array)]
-    return [*lines, f"zero: {', '.join(zero)}"] if zero else lines
+    empty = [f"{name} {array.shape}" for name, array in arrays.items() if not array.size]
+    zero = [name for name, array in arrays.items() if array.size and not np.any(array)]
+    lines += [f"zero: {', '.join(zero)}"] * bool(zero)
+    return lines + [f"without elements: {', '.join(empty)}"] * bool(empty)

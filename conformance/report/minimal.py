@@ -38,9 +38,10 @@ class ArrayText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Element:
-    """One element of the output, expected from a free run of the reference."""
+    """One element of an array, expected from a free run of the reference."""
 
-    place: tuple[str, ...]
+    array: str
+    index: str
     expected: str
     observed: str
     difference: str
@@ -61,22 +62,64 @@ class MinimalCase:
     command: str
 
 
+STEPWISE: Final = ("outputs", "cells")
+STATES: Final = ("final_state", "final_cell")
+_NAMED: Final = {
+    "outputs": "",
+    "cells": "memory c, ",
+    "final_state": "final state after ",
+    "final_cell": "final memory c after ",
+}
+_FIELDS: Final = (
+    "cell",
+    "dtype",
+    "initial",
+    "batched",
+    "lengths",
+    "reverse",
+    "layers",
+    "directions",
+    "padding",
+    "evaluation",
+    "strided",
+    "inputs_back",
+    "special",
+    "origin",
+)
+
+
 def place_text(evidence: Evidence) -> str:
-    """Where the first divergent element is."""
+    """Where the first divergent element is, and by which detour it was found, where the evidence says so."""
+    if evidence.output not in _NAMED:
+        told = (label(evidence.output), label(evidence.where))
+        return ", ".join(text for text in told if text)
     batch, step, unit = evidence.first
-    place = f"batch row {batch}, step {step}, unit {unit}"
-    return f"final state after {place}" if evidence.output == "final_state" else place
+    place = f"{_NAMED[evidence.output]}batch row {batch}, step {step}, unit {unit}"
+    return f"{place} ({label(evidence.where)})" if evidence.where else place
+
+
+def has_numbers(evidence: Evidence) -> bool:
+    """Whether there is an expected or observed number; a wrong shape has none."""
+    return not (evidence.finite and evidence.expected is None and evidence.observed is None)
+
+
+def figures_text(evidence: Evidence) -> str:
+    """Expected, observed and bound, in one line; "" where there are no numbers."""
+    if not has_numbers(evidence):
+        return ""
+    expected, observed = apart(evidence.expected, evidence.observed)
+    return f"expected {expected}, observed {observed}, bound {number(evidence.bound, 3)}"
 
 
 def minimal_case(example: Example) -> MinimalCase:
     """The view of an example; its arrays come from the record as they are, of any shape."""
     case = example.case
-    parameters = case.get("parameters")
+    parameters, cotangents = case.get("parameters"), case.get("cotangents")
     named = dict(sorted(parameters.items())) if isinstance(parameters, dict) else {}
-    named |= {name: case[name] for name in ("x", "h0") if name in case}
-    about = tuple(
-        (name, label(str(case[name]))) for name in ("cell", "dtype", "initial", "batched", "origin") if name in case
-    )
+    named |= {name: case[name] for name in ("x", "h0", "c0") if name in case}
+    if isinstance(cotangents, dict):
+        named |= {f"cotangent of {name}": values for name, values in sorted(cotangents.items())}
+    about = tuple((name, label(str(case[name]))) for name in _FIELDS if name in case)
     shown, omitted = _compare(example)
     text = _json(case)
     return MinimalCase(
@@ -104,55 +147,53 @@ def _json(case: dict[str, Any]) -> str:
 def _outcome(example: Example) -> str:
     match example.verdict:
         case Diverges(faults=faults, evidence=evidence):
-            expected, observed = apart(evidence.expected, evidence.observed)
             names = listed([label(name) for name in faults], last="or", most=6)
             explained = f"explained by {names}" if names else "explained by none of the catalogue"
-            return (
-                f"First outside its bound: {place_text(evidence)}, expected {expected}, observed {observed}, "
-                f"bound {number(evidence.bound, 3)}; {explained}."
-            )
+            figures = figures_text(evidence)
+            told = f"{place_text(evidence)}, {figures}" if figures else place_text(evidence)
+            return f"First outside its bound: {told}; {explained}."
         case _:
             return ""
 
 
 def _compare(example: Example) -> tuple[tuple[Element, ...], str]:
-    """Outputs and final state element by element, and how many of them are not shown."""
-    first = None
-    if isinstance(example.verdict, Diverges):
-        batch, step, unit = example.verdict.evidence.first
-        first = _element_of(example.verdict.evidence.output, (batch, step, unit))
+    """The arrays element by element, the one that diverges first, and how many elements are not shown."""
+    pairs = {
+        "outputs": (example.expected_outputs, example.observed_outputs),
+        "final_state": (example.expected_final_state, example.observed_final_state),
+        **{pair.name: (pair.expected, pair.observed) for pair in example.further},
+    }
+    evidence = example.verdict.evidence if isinstance(example.verdict, Diverges) else None
+    wrong = "" if evidence is None else evidence.output
     result: list[Element] = []
     total = 0
-    for name, wanted, got in (
-        ("outputs", example.expected_outputs, example.observed_outputs),
-        ("final_state", example.expected_final_state, example.observed_final_state),
-    ):
+    for name in sorted(pairs, key=lambda name: name != wrong):
+        wanted, got = pairs[name]
         seen = dict(elements(got))
-        for index, value in elements(wanted):
+        for place, (index, value) in enumerate(elements(wanted)):
             total += 1
-            if len(result) >= _ELEMENTS:
+            first = evidence is not None and name == wrong and _is_first(evidence, index, place)
+            if len(result) >= _ELEMENTS and not first:
                 continue
             other = seen.get(index)
             result.append(
                 Element(
-                    place=(name.replace("_", " "), *_place(index)),
+                    array=label(name.replace("_", " ") if name in _NAMED else name),
+                    index=", ".join(map(str, index)),
                     expected=exact(value),
                     observed=exact(other),
                     difference=number(None if value is None or other is None else abs(value - other), 3),
-                    first=_element_of(name, index) == first,
+                    first=first,
                 )
             )
     omitted = total - len(result)
     return tuple(result), f"{count(omitted, 'further element')} in the record" if omitted else ""
 
 
-def _element_of(name: str, index: tuple[int, ...]) -> tuple[str, ...]:
-    """What identifies an element; the evidence of a final state repeats the last step, which has no say."""
-    place = _place(index)
-    return (name, *place) if name == "outputs" else (name, place[0], place[2])
-
-
-def _place(index: tuple[int, ...]) -> tuple[str, str, str]:
-    """Batch row, step and unit of an element; the final state has no step."""
-    numbers = [str(i) for i in index]
-    return (numbers[0], "-" if len(numbers) < 3 else numbers[1], numbers[-1])
+def _is_first(evidence: Evidence, index: tuple[int, ...], place: int) -> bool:
+    """Whether an element of the diverging array is the first that diverges."""
+    batch, step, unit = evidence.first
+    if evidence.output in STEPWISE:
+        return index == (batch, step, unit)
+    # The evidence of a final state repeats the last step, which has no say; that of a gradient is its flat index.
+    return index == (batch, unit) if evidence.output in STATES else (0, 0, place) == evidence.first

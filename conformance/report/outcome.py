@@ -3,12 +3,15 @@
 Every surface (HTML, terminal, exit code) asks here, so that none of them can disagree with another. Nothing is
 a pass by default: a candidate without a finding, a check that compared nothing and a record that breaks off are
 all "not shown".
+
+Requirements have levels, and only those that *decide* count for outcomes, gaps and the exit code: the MUST ones, or
+all of a record that asks none of them. What is found on the others is told beside the answer, never left out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
@@ -30,16 +33,66 @@ ORDER: Final[tuple[Outcome, ...]] = (
 
 NOT_IN_CATALOGUE: Final = "none of the catalogue's faults"
 Core: TypeAlias = Agrees | Diverges | Inconclusive | Broken | Unsupported | None
+Level = Literal["MUST", "SHOULD", "informational"]
+LEVELS: Final[tuple[Level, ...]] = ("MUST", "SHOULD", "informational")
+OPEN: Final[tuple[Outcome, ...]] = ("diverges", "broken", "inconclusive")
+"""What is not fine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """The level of every requirement of a record, and which of them decide.
+
+    known: by name; a requirement that is not described, or whose level is no level, is a MUST.
+    must: whether the record asks, or has found anything about, a requirement of level MUST.
+    """
+
+    known: Mapping[str, Level]
+    must: bool
+
+    def of(self, requirement: str) -> Level:
+        """The level of a requirement."""
+        return self.known.get(requirement, "MUST")
+
+    def decides(self, requirement: str) -> bool:
+        """Whether what is found on a requirement counts for the outcome."""
+        return not self.must or self.of(requirement) == "MUST"
+
+    def aside(self, requirement: str) -> str:
+        """The level of a requirement that does not decide, "" for one that does."""
+        return "" if self.decides(requirement) else self.of(requirement)
+
+
+def levels(record: Record) -> Levels:
+    """The levels of a record's requirements."""
+    told: dict[str, set[str]] = {}
+    for entry in record.header.requirements:
+        told.setdefault(entry.name, set()).add(entry.level)
+    # A name that is described twice has one level only if both descriptions say so.
+    known: dict[str, Level] = {
+        name: next((level for level in LEVELS[1:] if texts == {level}), "MUST") for name, texts in told.items()
+    }
+    named = {finding.requirement for finding in record.findings} | {trial.requirement for trial in record.trials}
+    return Levels(known=known, must=any(known.get(name, "MUST") == "MUST" for name in named | known.keys()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """All that a record says about one candidate; line is None when its worker never came up."""
+    """All that a record says about one candidate; line is None when its worker never came up.
+
+    findings: those that decide, and make the outcome; beside: those that do not.
+    """
 
     name: str
     line: CandidateLine | None
     findings: tuple[Finding, ...]
+    beside: tuple[Finding, ...]
     outcome: Outcome
+
+    @property
+    def all(self) -> tuple[Finding, ...]:
+        """Every finding, those that decide first."""
+        return (*self.findings, *self.beside)
 
 
 def core(verdict: Verdict) -> Core:
@@ -113,21 +166,28 @@ def _so_far(trials: Sequence[Trial]) -> Iterable[Finding]:
 
 def results(record: Record) -> tuple[Result, ...]:
     """One result per candidate, in the order of the header."""
-    lines = {line.name: line for line in record.candidates}
-    by_name: dict[str, list[Finding]] = {name: [] for name in record.header.candidates}
+    lines, decides = {line.name: line for line in record.candidates}, levels(record).decides
+    by_name: dict[str, tuple[list[Finding], list[Finding]]] = {name: ([], []) for name in record.header.candidates}
     for finding in findings(record):
-        by_name.setdefault(finding.candidate, []).append(finding)
+        deciding, beside = by_name.setdefault(finding.candidate, ([], []))
+        (deciding if decides(finding.requirement) else beside).append(finding)
     return tuple(
-        Result(name=name, line=lines.get(name), findings=tuple(own), outcome=overall(own))
-        for name, own in by_name.items()
+        Result(
+            name=name,
+            line=lines.get(name),
+            findings=tuple(deciding),
+            beside=tuple(beside),
+            outcome=overall(deciding),
+        )
+        for name, (deciding, beside) in by_name.items()
     )
 
 
 def compared(record: Record) -> bool:
-    """Whether anything at all was compared with the reference."""
-    verdicts = [finding.verdict for finding in record.findings]
-    verdicts += [trial.verdict for trial in record.trials]
-    return any(_compared(core(verdict)) for verdict in verdicts)
+    """Whether anything at all was compared that decides."""
+    decides = levels(record).decides
+    lines: tuple[Finding | Trial, ...] = (*record.findings, *record.trials)
+    return any(_compared(core(line.verdict)) for line in lines if decides(line.requirement))
 
 
 def _compared(verdict: Core) -> bool:
@@ -147,24 +207,32 @@ def _compared(verdict: Core) -> bool:
 
 def gaps(record: Record) -> tuple[str, ...]:
     """Why the absence of a divergence would show nothing; empty when it shows something."""
+    decides = levels(record).decides
+    own = [finding for finding in record.findings if decides(finding.requirement)]
+    must = " on a MUST requirement" if len(own) < len(record.findings) else ""
     reasons: list[str] = []
     if record.problem:
         reasons.append(f"the record is {label(record.problem)}")
     if not compared(record):
-        reasons.append("nothing was compared")
-    seen = {finding.candidate for finding in record.findings}
+        reasons.append(f"nothing was compared{must}")
+    seen = {finding.candidate for finding in own}
     untested = [label(result.name) for result in results(record) if result.name not in seen]
     if untested:
-        reasons.append(f"no finding for {listed(untested, most=5)}")
-    seen = {finding.requirement for finding in record.findings}
-    unasked = [label(entry.name) for entry in record.header.requirements if entry.name not in seen]
+        reasons.append(f"no finding{must} for {listed(untested, most=5)}")
+    unasked = [label(name) for name in unfound(record) if decides(name)]
     if unasked:
         reasons.append(f"no finding on {listed(unasked, most=5)}")
     return tuple(reasons)
 
 
+def unfound(record: Record) -> tuple[str, ...]:
+    """The requirements of the header that no finding is about."""
+    seen = {finding.requirement for finding in record.findings}
+    return tuple(entry.name for entry in record.header.requirements if entry.name not in seen)
+
+
 def exit_code(record: Record) -> int:
-    """1 when anything diverges; 3 when anything is broken, inconclusive or missing; else 0."""
+    """1 when anything that decides diverges; 3 when any of that is broken, inconclusive or missing; else 0."""
     outcomes = {result.outcome for result in results(record)}
     if "diverges" in outcomes:
         return 1
@@ -183,22 +251,71 @@ def diverging(own: Iterable[Finding]) -> tuple[tuple[Finding, Diverges], ...]:
     return tuple((finding, verdict) for finding, verdict in pairs if isinstance(verdict, Diverges))
 
 
-def fault_names(verdict: Diverges) -> str:
+def fault_names(faults: Sequence[str]) -> str:
     """The faults that explain a divergence; with several, the cases cannot tell them apart."""
-    return listed([label(name) for name in verdict.faults], last="or", most=4) or NOT_IN_CATALOGUE
+    return listed([label(name) for name in faults], last="or", most=4) or NOT_IN_CATALOGUE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Divergences of one candidate that one fault, or set of faults, explains.
+
+    faults: what explains all of them; empty where nothing of the catalogue explains them.
+    members: the divergences in the order of the record; lead: the place among them of the one to show.
+    """
+
+    faults: tuple[str, ...]
+    members: tuple[tuple[Finding, Diverges], ...]
+    lead: int
+
+
+def causes(own: Sequence[Finding], clause: Mapping[str, str]) -> tuple[Cause, ...]:
+    """Group the divergences of one candidate by what explains them, in the order of their first one.
+
+    Divergences that name faults belong together while some fault explains all of them; those that return numbers that
+    are not finite; and the others when they are about the same clause (of whatever cell). clause: requirement -> its name without the cell.
+    """
+    pairs = diverging(own)
+    named: list[tuple[frozenset[str], list[int]]] = []
+    # The most definite divergences first: those that many faults explain then join what they may.
+    for place in sorted(range(len(pairs)), key=lambda index: (len(pairs[index][1].faults), index)):
+        faults = frozenset(pairs[place][1].faults)
+        if not faults:
+            continue
+        for index, (common, places) in enumerate(named):
+            if common & faults:
+                named[index] = common & faults, [*places, place]
+                break
+        else:
+            named.append((faults, [place]))
+    unnamed: dict[tuple[bool, str], list[int]] = {}
+    for place, (finding, verdict) in enumerate(pairs):
+        if not verdict.faults:
+            asked = clause.get(finding.requirement, finding.requirement)
+            unnamed.setdefault((verdict.evidence.finite, asked if verdict.evidence.finite else ""), []).append(place)
+    groups = [*named, *((frozenset[str](), places) for places in unnamed.values())]
+    return tuple(
+        _cause(tuple(sorted(faults)), [pairs[place] for place in sorted(places)])
+        for faults, places in sorted(groups, key=lambda group: min(group[1]))
+    )
+
+
+def _cause(faults: tuple[str, ...], members: Sequence[tuple[Finding, Diverges]]) -> Cause:
+    def shows(place: int) -> tuple[bool, bool, int]:
+        finding, verdict = members[place]
+        return finding.example is None, not verdict.evidence.steps, place
+
+    return Cause(faults=faults, members=tuple(members), lead=min(range(len(members)), key=shows))
 
 
 def behaves_like(own: Sequence[Finding]) -> str:
     """The faults that explain all divergences of one candidate, or else each divergence in turn."""
-    verdicts = [verdict for _, verdict in diverging(own)]
-    common = set[str]().union(*(v.faults for v in verdicts)).intersection(*(v.faults for v in verdicts))
-    if common:
-        return listed([label(name) for name in sorted(common)], last="or", most=4)
-    named = listed(list(dict.fromkeys(fault_names(v) for v in verdicts if v.faults)), most=3)
+    found = causes(own, {})
+    named = [fault_names(cause.faults) for cause in found if cause.faults]
     if not named:
         return NOT_IN_CATALOGUE
-    unnamed = not all(v.faults for v in verdicts)
-    return f"{named}, and elsewhere like {NOT_IN_CATALOGUE}" if unnamed else named
+    told = listed(list(dict.fromkeys(named)), most=3)
+    return f"{told}, and elsewhere like {NOT_IN_CATALOGUE}" if any(not cause.faults for cause in found) else told
 
 
 _COUNTED: Final[dict[Outcome, tuple[str, str]]] = {
@@ -209,10 +326,69 @@ _COUNTED: Final[dict[Outcome, tuple[str, str]]] = {
     "untested": ("has no finding", "have no finding"),
     "unsupported": ("offers none of what was asked", "offer none of what was asked"),
 }
+_BESIDE: Final[dict[Outcome, tuple[str, str]]] = {
+    "diverges": ("differs", "differ"),
+    "broken": ("is broken", "are broken"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+}
 
 
 def headline(record: Record) -> str:
-    """The answer in one sentence."""
+    """The answer in one sentence; what is found on requirements that do not decide follows it."""
+    answer, told = _answer(record), beside(record)
+    if not told:
+        return answer
+    shown = told if len(told) <= 2 else (*told[:2], f"{len(told) - 2} more below")
+    if _agreed(record):
+        return f"{answer[:-1]}; {'; '.join(shown)}."
+    return f"{answer} Beside that, {'; '.join(shown)}."
+
+
+def _agreed(record: Record) -> bool:
+    """Whether every candidate agrees, and nothing is missing."""
+    return all(result.outcome == "agrees" for result in results(record)) and not gaps(record)
+
+
+def beside(record: Record) -> tuple[str, ...]:
+    """What is not fine on requirements that do not decide, for all candidates about which the same is to be said."""
+    known = levels(record)
+    alike: dict[tuple[tuple[Outcome, Level, tuple[str, ...]], ...], list[str]] = {}
+    for result in results(record):
+        worst = {name: overall(f for f in result.beside if f.requirement == name) for name in _asked(result.beside)}
+        phrases = tuple(
+            (outcome, level, names)
+            for outcome in OPEN
+            for level in LEVELS
+            if (names := tuple(n for n, o in worst.items() if o == outcome and known.of(n) == level))
+        )
+        if phrases:
+            named = tuple((o, lv, tuple(_with_fault(result.beside, n) for n in ns)) for o, lv, ns in phrases)
+            alike.setdefault(named, []).append(label(result.name))
+    return tuple(
+        f"{listed(names, most=3)} "
+        + listed(
+            [
+                f"{_BESIDE[outcome][len(names) > 1]} on {count(len(asked), f'{level} requirement')}"
+                f" ({listed(asked, most=2)})"
+                for outcome, level, asked in phrases
+            ]
+        )
+        for phrases, names in alike.items()
+    )
+
+
+def _asked(own: Iterable[Finding]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(finding.requirement for finding in own))
+
+
+def _with_fault(own: Iterable[Finding], requirement: str) -> str:
+    """A requirement, and the faults that explain a divergence on it."""
+    pairs = diverging(finding for finding in own if finding.requirement == requirement)
+    named = behaves_like([finding for finding, _ in pairs]) if any(v.faults for _, v in pairs) else ""
+    return f"{label(requirement)}: {named}" if named else label(requirement)
+
+
+def _answer(record: Record) -> str:
     all_results = results(record)
     total = len(all_results)
     worst = [result for result in all_results if result.outcome == "diverges"]
@@ -224,11 +400,12 @@ def headline(record: Record) -> str:
         sentence = f"{len(worst)} of {count(total, 'candidate')} {verb}: {'; '.join(told)}"
         return f"{sentence}{_statement(record, worst)}."
     if not compared(record):
-        return "Nothing was compared: this record is no evidence of agreement."
+        must = " on a MUST requirement" if any(result.beside for result in all_results) else ""
+        return f"Nothing was compared{must}: this record is no evidence of agreement."
     if record.problem:
         return f"Nothing diverges so far, but the record is {label(record.problem)}."
     counts = Counter(result.outcome for result in all_results)
-    if counts["agrees"] == total and not gaps(record):
+    if _agreed(record):
         if total == 1:
             return f"{label(all_results[0].name)} agrees with the reference."
         return f"All {total} candidates agree with the reference."
@@ -244,4 +421,4 @@ def _statement(record: Record, worst: Sequence[Result]) -> str:
     pairs = diverging(worst[0].findings)
     name = behaves_like(worst[0].findings)
     entry = fault_entry(record, pairs[0][0].requirement, name)
-    return "" if entry is None else f" \N{EM DASH} {label(entry.statement)}"
+    return "" if entry is None or not entry.statement else f" \N{EM DASH} {label(entry.statement)}"

@@ -1,4 +1,7 @@
-"""The summary on a terminal: one row per candidate, and what a divergence comes down to.
+"""The summary on a terminal: one row per candidate, sums by cell, and what the divergences come down to.
+
+A run has a hundred checks per candidate and more: what is fine is counted, what is not is named, and divergences that
+one fault explains share one paragraph.
 
 Plain text in every respect: nothing from the record is read as markup, escape sequences are shown instead of
 sent, and characters that the output's encoding lacks are written as escapes. Commands are never wrapped, so
@@ -7,8 +10,7 @@ that they can be copied.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
 from rich import box
@@ -16,24 +18,30 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.record import Finding, Record
-from conformance.report.minimal import place_text
-from conformance.report.notes import ending, subspace_text
+from conformance.record import Finding, Record, RequirementEntry
+from conformance.report.grouping import Place, by_requirement, cells, places, spoken, tally
+from conformance.report.minimal import STATES, STEPWISE, figures_text, place_text
+from conformance.report.notes import ending, subspaces_text
 from conformance.report.outcome import (
-    ORDER,
+    OPEN,
+    Cause,
+    Levels,
     Outcome,
     Result,
     behaves_like,
+    beside,
+    causes,
     core,
     diverging,
     fault_entry,
     fault_names,
     gaps,
+    levels,
     outcome_of,
     results,
 )
 from conformance.report.view import version_of
-from conformance.report.wording import apart, count, label, listed, number, one_line, share, visible
+from conformance.report.wording import count, label, listed, number, one_line, share, visible
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported
 
 _STYLES: Final[dict[Outcome, str]] = {
@@ -46,6 +54,7 @@ _STYLES: Final[dict[Outcome, str]] = {
     "unsupported": "dim",
 }
 _PARAGRAPHS: Final = 12
+_ALIKE: Final = 12
 _TAIL_LINES: Final = 8
 
 
@@ -68,34 +77,103 @@ def print_summary(record: Record, console: Console) -> None:
     console.print(table)
     for reason in gaps(record):
         writer.line(f"Not a full answer: {reason}.", "bold yellow")
-    _ruled_out(all_results, writer)
+    known = places(record)
+    _beside(record, all_results, writer)
+    _by_cell(all_results, known, writer)
+    _not_offered(all_results, writer)
+    _ruled_out(all_results, known, writer)
     for result in all_results:
         _breakage(result, writer)
-    pairs = [pair for result in all_results for pair in diverging(result.findings)]
-    for finding, verdict in pairs[:_PARAGRAPHS]:
-        _paragraph(record, finding, verdict, writer)
-    if len(pairs) > _PARAGRAPHS:
-        writer.line(f"... and {count(len(pairs) - _PARAGRAPHS, 'further divergence')} in the record.")
+    _divergences(record, all_results, known, writer)
     console.print()
 
 
-def _ruled_out(all_results: Sequence[Result], writer: _Writer) -> None:
-    """Name the faults that agreeing checks rule out, once for all candidates with the same set."""
-    groups: dict[frozenset[str], list[str]] = {}
-    for result in all_results:
-        agreeing = [inner for f in result.findings if isinstance(inner := core(f.verdict), Agrees)]
-        if agreeing:
-            faults = frozenset[str]().union(*(verdict.excluded for verdict in agreeing))
-            groups.setdefault(faults, []).append(label(result.name))
-    for faults, names in groups.items():
+def _beside(record: Record, all_results: Sequence[Result], writer: _Writer) -> None:
+    """What requirements found that do not decide, or that all of them decide."""
+    if not levels(record).must:
+        writer.line("No MUST requirement was asked: the SHOULD and informational ones decide.", "yellow")
+    own = [finding for result in all_results for finding in result.beside]
+    if own:
         writer.line("")
-        writer.line(f"Ruled out by what agrees of {listed(names)} ({count(len(faults), 'fault')}):")
-        writer.line(", ".join(label(fault) for fault in sorted(faults)), indent=2)
+        told = "; ".join(beside(record))
+        text = f"SHOULD and informational requirements (they do not decide): {tally(own)}"
+        writer.line(f"{text}: {told}." if told else f"{text}.", "yellow" if told else "")
+
+
+def _by_cell(all_results: Sequence[Result], known: Mapping[str, Place], writer: _Writer) -> None:
+    """Of each candidate one line per cell where something is not fine, and one for its other cells."""
+    if len(cells(known)) < 2:
+        return
+    told: dict[tuple[str, ...], list[str]] = {}
+    for result in all_results:
+        told.setdefault(tuple(_sums(result, known)), []).append(label(result.name))
+    writer.line("")
+    writer.line("Checks by cell:")
+    for lines, names in told.items():
+        if lines:
+            writer.line(f"{listed(names)}:", indent=2)
+        for line in lines:
+            writer.line(line, indent=4)
+
+
+def _sums(result: Result, known: Mapping[str, Place]) -> Iterator[str]:
+    own: dict[str, list[Finding]] = {}
+    for finding in result.all:
+        own.setdefault(known[finding.requirement].cell, []).append(finding)
+    fine = {cell: found for cell, found in own.items() if not {outcome_of(f.verdict) for f in found}.intersection(OPEN)}
+    for cell, found in own.items():
+        if cell not in fine:
+            yield f"{spoken(cell)}: {tally(found)}{_which(found, known)}"
+    if fine:
+        total = tally([finding for found in fine.values() for finding in found])
+        yield f"{listed([spoken(cell) for cell in fine], most=4)}: {total}"
+
+
+def _which(own: Sequence[Finding], known: Mapping[str, Place]) -> str:
+    """The clauses that are not fine."""
+    names = [label(known[f.requirement].clause) for f in own if outcome_of(f.verdict) in OPEN]
+    return f" (not fine: {listed(list(dict.fromkeys(names)), most=6)})" if names else ""
+
+
+def _not_offered(all_results: Sequence[Result], writer: _Writer) -> None:
+    """What was declared out before the run, in one line for all candidates with the same gaps."""
+    lines: dict[str, list[str]] = {}
+    for result in all_results:
+        told: dict[tuple[str, str], list[str]] = {}
+        for finding in result.all:
+            if isinstance(inner := core(finding.verdict), Unsupported):
+                owner = f"owner {inner.owner}, {one_line(inner.link)}" if inner.link else f"owner {inner.owner}"
+                told.setdefault((owner, inner.reason), []).append(label(inner.what))
+        if told:
+            parts = [f"{', '.join(dict.fromkeys(names))} ({owner})" for (owner, _), names in told.items()]
+            lines.setdefault("; ".join(parts), []).append(label(result.name))
+    if lines:
+        writer.line("")
+    for line, names in lines.items():
+        writer.line(f"{listed(names)} {'do' if names[1:] else 'does'} not offer: {line}")
+
+
+def _ruled_out(all_results: Sequence[Result], known: Mapping[str, Place], writer: _Writer) -> None:
+    """Count the faults that agreeing checks rule out, once for all candidates with the same ones."""
+    groups: dict[tuple[tuple[str, frozenset[str]], ...], list[str]] = {}
+    for result in all_results:
+        faults: dict[str, frozenset[str]] = {}
+        for finding in result.all:
+            if isinstance(inner := core(finding.verdict), Agrees) and inner.compared:
+                cell = known[finding.requirement].cell
+                faults[cell] = faults.get(cell, frozenset()) | inner.excluded
+        if faults:
+            groups.setdefault(tuple(sorted(faults.items())), []).append(label(result.name))
+    if groups:
+        writer.line("")
+    for ruled_out, names in groups.items():
+        counts = [f"{count(len(found), 'fault')} of {spoken(cell)}" for cell, found in ruled_out]
+        writer.line(f"Ruled out by what agrees of {listed(names)}: {listed(counts)} (the report names them).")
 
 
 def _breakage(result: Result, writer: _Writer) -> None:
     """What a broken candidate said last, where that tells more than the table."""
-    broken = [inner for f in result.findings if isinstance(inner := core(f.verdict), Broken) and inner.stderr_tail]
+    broken = [inner for f in result.all if isinstance(inner := core(f.verdict), Broken) and inner.stderr_tail]
     if broken:
         writer.line("")
         writer.line(f"{label(result.name)} is broken: {label(broken[0].message)}", _STYLES["broken"])
@@ -134,15 +212,10 @@ class _Writer:
 def detail(result: Result) -> str:
     """What a candidate's outcome comes down to, and how many checks ended otherwise."""
     own = [f for f in result.findings if outcome_of(f.verdict) == result.outcome]
-    others = Counter(outcome_of(f.verdict) for f in result.findings if outcome_of(f.verdict) != result.outcome)
-    rest = listed([f"{others[outcome]} {_plural(outcome, others[outcome])}" for outcome in ORDER if others[outcome]])
+    others = [f for f in result.findings if outcome_of(f.verdict) != result.outcome]
+    rest = [f"other checks: {tally(others)}"] * bool(others) + [f"beside: {tally(result.beside)}"] * bool(result.beside)
     told = _detail(result, own)
-    return f"{told} (other checks: {rest})" if rest else told
-
-
-def _plural(outcome: Outcome, amount: int) -> str:
-    verbs = {"diverges": "diverge", "agrees": "agree"}
-    return verbs.get(outcome, outcome) if amount != 1 else outcome
+    return f"{told} ({'; '.join(rest)})" if rest else told
 
 
 def _detail(result: Result, own: Sequence[Finding]) -> str:
@@ -156,22 +229,22 @@ def _detail(result: Result, own: Sequence[Finding]) -> str:
         case "broken" | "inconclusive" | "unsupported":
             return _told_apart(own)
         case "untested":
-            return "the record holds no finding"
+            return "no finding on a MUST requirement" if result.beside else "the record holds no finding"
         case _:
             assert_never(result.outcome)
 
 
 def _diverges(own: Sequence[Finding]) -> str:
     pairs = diverging(own)
-    first = min(v.evidence.first[1] for _, v in pairs)
+    timed = (*STEPWISE, *STATES)
+    first = min((v.evidence.first[1] for _, v in pairs if v.evidence.output in timed), default=None)
+    since = "" if first is None else f"; first at step {first}"
     size = number(_largest([v.evidence.largest_difference for _, v in pairs]), 3)
     worst = share(_largest([v.evidence.share for _, v in pairs]))
     held = next((v for f in own if isinstance(v := f.verdict, Unrepresentable)), None)
     zero = "" if held is None else f"; with {listed([label(name) for name in held.parameters], most=4)} at zero"
-    return (
-        f"{behaves_like(own)}; first at step {first}; largest difference {size}; "
-        f"largest share of the bound {worst}{zero}"
-    )
+    checks = "" if len(pairs) == 1 else f" on {count(len(pairs), 'check')}"
+    return f"{behaves_like(own)}{checks}{since}; largest difference {size}; largest share of the bound {worst}{zero}"
 
 
 def _largest(values: Sequence[float | None]) -> float | None:
@@ -186,7 +259,8 @@ def _agrees(own: Sequence[Finding]) -> str:
     trials = count(sum(f.trials for f in own), "trial")
     told = f"{few} of {count(visible, 'visible fault')} ruled out"
     if len(ruled_out) > 1:
-        told = f"every visible fault ruled out, {few} or more" if few == visible else f"on one check only {told}"
+        whole = f"every fault that could show ruled out on each of {len(own)} checks"
+        told = whole if few == visible else f"on one check only {told}"
     return f"{told}; largest share of the bound {share(max(v.share for v in verdicts))}; {trials}"
 
 
@@ -198,16 +272,7 @@ def _unrepresentable(own: Sequence[Finding]) -> str:
             names = listed([label(name) for name in verdict.parameters], most=4)
             place = f"{verdict.owner}, {one_line(verdict.link)}" if verdict.link else verdict.owner
             alike.setdefault((names, place), []).append(verdict)
-    return "; ".join(f"no place for {n} (owner: {p}); {_subspaces(v)}" for (n, p), v in alike.items())
-
-
-def _subspaces(verdicts: Sequence[Unrepresentable]) -> str:
-    """What was found with the parameters at zero: the least that is ruled out, or what else is told."""
-    told = list(dict.fromkeys(subspace_text(verdict) for verdict in verdicts))
-    amounts = [len(inner.excluded) for v in verdicts if isinstance(inner := v.subspace, Agrees) and inner.compared]
-    if len(told) == 1 or len(amounts) < len(verdicts):
-        return "; ".join(told)
-    return f"agrees where it can represent: {min(amounts)} or more faults ruled out"
+    return "; ".join(f"no place for {n} (owner: {p}); {subspaces_text(v)}" for (n, p), v in alike.items())
 
 
 def _told_apart(own: Sequence[Finding]) -> str:
@@ -237,21 +302,48 @@ def _first_of(told: Sequence[str]) -> str:
     return f"{unlike[0]}{more}" if unlike else ""
 
 
-def _paragraph(record: Record, finding: Finding, verdict: Diverges, writer: _Writer) -> None:
-    """Where, what was expected, what came, what explains it, and how to see it again."""
+def _divergences(record: Record, all_results: Sequence[Result], known: Mapping[str, Place], writer: _Writer) -> None:
+    """A paragraph per cause; those that decide come first."""
+    clause = {name: place.clause for name, place in known.items()}
+    found = [cause for result in all_results for cause in causes(result.findings, clause)]
+    found += [cause for result in all_results for cause in causes(result.beside, clause)]
+    entries = {entry.name: entry for entry in record.header.requirements}
+    asked = levels(record)
+    for cause in found[:_PARAGRAPHS]:
+        _paragraph(record, cause, entries.get(cause.members[cause.lead][0].requirement), asked, writer)
+    rest = sum(len(cause.members) for cause in found[_PARAGRAPHS:])
+    if rest:
+        writer.line(f"... and {count(rest, 'further divergence')} in the record.")
+
+
+def _paragraph(
+    record: Record, cause: Cause, requirement: RequirementEntry | None, asked: Levels, writer: _Writer
+) -> None:
+    """Where, what was expected, what came, what explains it, how to see it again, and where else it shows."""
+    finding, verdict = cause.members[cause.lead]
     evidence = verdict.evidence
-    expected, observed = apart(evidence.expected, evidence.observed)
-    names = fault_names(verdict)
+    names = fault_names(verdict.faults if len(cause.members) == 1 else cause.faults)
     entry = fault_entry(record, finding.requirement, names)
+    aside = asked.aside(finding.requirement)
     writer.unwrapped("")
     writer.line(
-        f"{label(finding.candidate)} diverges on {label(finding.requirement)} in {label(finding.dtype)}", "bold"
+        f"{label(finding.candidate)} diverges on {label(finding.requirement)} in {label(finding.dtype)}"
+        + (f" ({aside}: does not decide)" if aside else ""),
+        "bold",
     )
-    writer.line(f"{names}{'' if entry is None else f': {label(entry.statement)}'}", indent=2)
+    if requirement is not None and requirement.relation not in ("", "reference"):
+        writer.line(f"required: {label(requirement.statement)}", indent=2)
+    writer.line(f"{names}{': ' + label(entry.statement) if entry is not None and entry.statement else ''}", indent=2)
     if entry is not None and entry.equation:
         writer.line(f"right: {label(entry.right)}", indent=2)
         writer.line(f"wrong: {label(entry.equation)}", indent=2)
-    writer.line(f"first at {place_text(evidence)}:", indent=2)
-    writer.line(f"expected {expected}, observed {observed}, bound {number(evidence.bound, 3)}", indent=2)
+    figures = figures_text(evidence)
+    writer.line(f"first at {place_text(evidence)}{':' if figures else ''}", indent=2)
+    if figures:
+        writer.line(figures, indent=2)
     if finding.example is not None and finding.example.command:
         writer.unwrapped(f"  see it again: {one_line(finding.example.command)}")
+    others = [other for place, (other, _) in enumerate(cause.members) if place != cause.lead]
+    if others:
+        told = [f"{label(name)} in {', '.join(map(label, dtypes))}" for name, dtypes in by_requirement(others)]
+        writer.line(f"the same on {listed(told, most=_ALIKE)}", indent=2)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, TypeAlias
 
-from conformance.record import Incident, Record, Trial
-from conformance.report.divergence import Divergence, FaultText, make_divergence
-from conformance.report.notes import Note, Section, make_note
+import msgspec
+
+from conformance.record import Finding, Incident, Record, Trial
+from conformance.report.divergence import CauseText, FaultText, make_alike, make_divergence
+from conformance.report.grouping import cells, parts, places, spoken
+from conformance.report.notes import Note, Section, make_notes
 from conformance.report.outcome import (
+    OPEN,
+    Cause,
     Outcome,
     Result,
+    beside,
+    causes,
     compared,
     core,
     diverging,
     gaps,
     headline,
+    levels,
     outcome_of,
     overall,
     results,
+    unfound,
 )
 from conformance.report.wording import block, count, label, listed, share, visible
 from conformance.verdict import Agrees, Unrepresentable, Unsupported
@@ -41,24 +50,37 @@ WORDS: Final[dict[Outcome, tuple[str, str]]] = {
 """Every outcome with its symbol and its meaning."""
 
 FULL: Final = 60
-_INCIDENTS: Final = 200
 """At most so many divergences are shown in full; the others in short."""
+_INCIDENTS: Final = 200
+_BESIDE: Final = 20
+_FEW: Final = 6
+"""Up to so many rows of one cell are shown unfolded, whatever they hold."""
+_SHORT: Final = 40
+"""Longer tables are folded."""
 
 Key: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """One dtype in a cell of the matrix."""
+    """The dtypes of one place of the matrix that ended alike, each with the anchor of its details."""
 
-    dtype: str
     outcome: Outcome
+    dtypes: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """What a candidate's checks on one cell come to; anchor: of the cell's part of the matrix."""
+
+    outcome: Outcome
+    parts: tuple[str, ...]
     anchor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateRow:
-    """A candidate: what it is, and its row of the matrix (one tuple of marks per requirement)."""
+    """A candidate: what it is, its outcome, and one sum per cell (None where it has no check)."""
 
     name: str
     title: str
@@ -66,19 +88,42 @@ class CandidateRow:
     environment: str
     facts: tuple[tuple[str, str], ...]
     outcome: Outcome
-    cells: tuple[tuple[Mark, ...], ...]
+    sums: tuple[Sum | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequirementText:
-    """A requirement as it stood when the record was made."""
+    """A requirement as it stood when the record was made. aside: its level, where that does not decide."""
 
     name: str
+    clause: str
     level: str
+    aside: str
     statement: str
     source: str
     cell: str
     anchor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixRow:
+    """A requirement and its marks, one tuple per candidate of the block."""
+
+    requirement: RequirementText
+    marks: tuple[tuple[Mark, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellBlock:
+    """The part of the matrix about one cell. shown: the rows to see at once; folded: those on which all is fine."""
+
+    anchor: str
+    name: str
+    text: str
+    opened: bool
+    candidates: tuple[str, ...]
+    shown: tuple[MatrixRow, ...]
+    folded: tuple[MatrixRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +142,7 @@ class Agreement:
     anchor: str
     candidate: str
     requirement: str
+    aside: str
     dtype: str
     held: str
     ruled_out: str
@@ -108,27 +154,51 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Agreements:
+    """The agreeing checks of one cell, and the sets of faults that they rule out."""
+
+    cell: str
+    text: str
+    opened: bool
+    checks: tuple[Agreement, ...]
+    sets: tuple[FaultSet, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clauses:
+    """The requirements and the catalogue of one cell."""
+
+    cell: str
+    opened: bool
+    requirements: tuple[RequirementText, ...]
+    faults: tuple[FaultText, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The whole report."""
+    """The whole report. beside: what is not fine on requirements that do not decide."""
 
     headline: str
     outcome: Outcome
     warnings: tuple[str, ...]
+    beside: tuple[str, ...]
+    levels: str
     tested: tuple[tuple[str, str], ...]
     could_not: tuple[tuple[str, str], ...]
     common: tuple[tuple[str, str], ...]
     candidates: tuple[CandidateRow, ...]
-    requirements: tuple[RequirementText, ...]
-    divergences: tuple[Divergence, ...]
+    cells: tuple[str, ...]
+    matrix: tuple[CellBlock, ...]
+    divergences: tuple[CauseText, ...]
+    divergences_beside: tuple[CauseText, ...]
     unrepresentable: tuple[Note, ...]
     inconclusive: tuple[Note, ...]
     broken: tuple[Note, ...]
     incidents: tuple[Incident, ...]
     incidents_left_out: int
     unsupported: tuple[Note, ...]
-    agreements: tuple[Agreement, ...]
-    sets: tuple[FaultSet, ...]
-    catalogues: tuple[tuple[str, tuple[FaultText, ...]], ...]
+    agreements: tuple[Agreements, ...]
+    clauses: tuple[Clauses, ...]
     footer: str
     unasked: str
     words: tuple[tuple[Outcome, str, str], ...]
@@ -145,30 +215,25 @@ class _Builder:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.results = results(record)
-        ordered = [finding for result in self.results for finding in result.findings]
-        self.findings = ordered
-        self.anchors = {id(finding): f"f{index}" for index, finding in enumerate(ordered, start=1)}
-        self.requirements = {
-            entry.name: RequirementText(
-                name=label(entry.name),
-                level=label(entry.level),
-                statement=block(entry.statement),
-                source=block(entry.source),
-                cell=entry.cell,
+        self.levels = levels(record)
+        self.findings = [finding for result in self.results for finding in result.all]
+        self.anchors = {id(finding): f"f{index}" for index, finding in enumerate(self.findings, start=1)}
+        self.places = places(record)
+        self.cells = cells(self.places)
+        described = {entry.name: entry for entry in record.header.requirements}
+        self.requirements: dict[str, RequirementText] = {}
+        for index, (name, place) in enumerate(self.places.items(), start=1):
+            entry = described.get(name)
+            self.requirements[name] = RequirementText(
+                name=label(name),
+                clause=label(place.clause),
+                level="unknown" if entry is None else label(entry.level),
+                aside=self.levels.aside(name),
+                statement="The record does not describe it." if entry is None else block(entry.statement),
+                source="" if entry is None else block(entry.source),
+                cell=place.cell,
                 anchor=f"r{index}",
             )
-            for index, entry in enumerate(record.header.requirements, start=1)
-        }
-        for name in dict.fromkeys(finding.requirement for finding in ordered):
-            if name not in self.requirements:
-                self.requirements[name] = RequirementText(
-                    name=label(name),
-                    level="unknown",
-                    statement="The record does not describe it.",
-                    source="",
-                    cell="",
-                    anchor=f"r{len(self.requirements) + 1}",
-                )
         self.faults = {
             cell: {
                 entry.name: FaultText(
@@ -183,6 +248,7 @@ class _Builder:
             for number_of_cell, (cell, entries) in enumerate(sorted(record.header.faults.items()), start=1)
         }
         self.sets: dict[tuple[str, frozenset[str]], FaultSet] = {}
+        self.recorded = {id(finding) for finding in record.findings}
         self.trials: dict[Key, list[Trial]] = {}
         for trial in record.trials:
             self.trials.setdefault((trial.candidate, trial.requirement, trial.dtype), []).append(trial)
@@ -191,25 +257,30 @@ class _Builder:
         record = self.record
         agreements = tuple(self._agreements())
         common = self._common_facts()
+        told = beside(record)
+        decided, others = self._divergences()
         return Page(
             headline=headline(record),
-            outcome=overall(self.findings) if compared(record) else "untested",
+            outcome=overall(f for result in self.results for f in result.findings) if compared(record) else "untested",
             warnings=gaps(record),
-            tested=self._tested(agreements),
+            beside=(*told[:_BESIDE], *([f"{len(told) - _BESIDE} more below"] if len(told) > _BESIDE else [])),
+            levels=self._which_decide(),
+            tested=self._tested([agreement for group in agreements for agreement in group.checks]),
             could_not=self._could_not(),
             common=_facts(common),
             candidates=tuple(self._row(result, common) for result in self.results),
-            requirements=tuple(self.requirements.values()),
-            divergences=tuple(self._divergences()),
-            unrepresentable=tuple(self._notes("unrepresentable")),
-            inconclusive=tuple(self._notes("inconclusive")),
-            broken=tuple(self._notes("broken")),
+            cells=tuple(spoken(cell) for cell in self.cells),
+            matrix=tuple(self._block(cell) for cell in self.cells),
+            divergences=decided,
+            divergences_beside=others,
+            unrepresentable=self._notes("unrepresentable"),
+            inconclusive=self._notes("inconclusive"),
+            broken=self._notes("broken"),
             incidents=record.incidents[:_INCIDENTS],
             incidents_left_out=max(len(record.incidents) - _INCIDENTS, 0),
-            unsupported=tuple(self._notes("unsupported")),
+            unsupported=self._notes("unsupported"),
             agreements=agreements,
-            sets=tuple(self.sets.values()),
-            catalogues=tuple((label(cell), tuple(known.values())) for cell, known in self.faults.items()),
+            clauses=tuple(self._clauses()),
             footer=self._footer(),
             unasked="no finding" if record.problem else "not asked",
             words=tuple((outcome, *WORDS[outcome]) for outcome in WORDS),
@@ -217,20 +288,15 @@ class _Builder:
 
     def known(self, requirement: str) -> dict[str, FaultText]:
         """The described faults of a requirement's cell."""
-        entry = self.requirements.get(requirement)
-        return {} if entry is None else self.faults.get(entry.cell, {})
+        return self.faults.get(self.places[requirement].cell, {})
+
+    def _of(self, own: Iterable[Finding], cell: str) -> list[Finding]:
+        return [finding for finding in own if self.places[finding.requirement].cell == cell]
 
     def _row(self, result: Result, common: dict[str, str]) -> CandidateRow:
         line = result.line
         own = {} if line is None else {k: v for k, v in line.facts.items() if k not in common}
-        cells = [
-            tuple(
-                Mark(dtype=_dtype(f.dtype), outcome=outcome_of(f.verdict), anchor=self.anchors[id(f)])
-                for f in result.findings
-                if f.requirement == name
-            )
-            for name in self.requirements
-        ]
+        by_cell = [self._of(result.all, cell) for cell in self.cells]
         return CandidateRow(
             name=label(result.name),
             title="" if line is None else label(line.title),
@@ -238,8 +304,50 @@ class _Builder:
             environment="its worker never came up" if line is None else label(line.environment),
             facts=_facts(own),
             outcome=result.outcome,
-            cells=tuple(cells),
+            sums=tuple(
+                Sum(outcome=overall(found), parts=parts(found), anchor=f"c{index}") if found else None
+                for index, found in enumerate(by_cell, start=1)
+            ),
         )
+
+    def _block(self, cell: str) -> CellBlock:
+        own = {result.name: self._of(result.all, cell) for result in self.results}
+        asked = {name: found for name, found in own.items() if found}
+        rows, fine = [], []
+        for name, requirement in self.requirements.items():
+            if requirement.cell != cell:
+                continue
+            found = [[f for f in findings if f.requirement == name] for findings in asked.values()]
+            outcomes = {outcome_of(finding.verdict) for findings in found for finding in findings}
+            fine.append(bool(outcomes) and not outcomes.intersection(OPEN))
+            rows.append(MatrixRow(requirement=requirement, marks=tuple(self._marks(findings) for findings in found)))
+        fold = len(rows) > _FEW
+        failing = sum(not all_fine for all_fine in fine)
+        text = f"{count(len(rows), 'requirement')}, {count(len(asked), 'candidate')}: "
+        text += f"not all is fine on {failing}" if failing else "all is fine"
+        return CellBlock(
+            anchor=f"c{self.cells.index(cell) + 1}",
+            name=spoken(cell),
+            text=text,
+            opened=failing > 0 or len(self.cells) == 1,
+            candidates=tuple(label(name) for name in asked),
+            shown=tuple(row for row, all_fine in zip(rows, fine, strict=True) if not (fold and all_fine)),
+            folded=tuple(row for row, all_fine in zip(rows, fine, strict=True) if fold and all_fine),
+        )
+
+    def _marks(self, own: Iterable[Finding]) -> tuple[Mark, ...]:
+        alike: dict[Outcome, list[tuple[str, str]]] = {}
+        for finding in own:
+            alike.setdefault(outcome_of(finding.verdict), []).append((_dtype(finding.dtype), self.anchors[id(finding)]))
+        return tuple(Mark(outcome=outcome, dtypes=tuple(dtypes)) for outcome, dtypes in alike.items())
+
+    def _which_decide(self) -> str:
+        """How the levels are to be read, where there are several."""
+        if not self.levels.must:
+            return "No MUST requirement was asked, so the SHOULD and informational ones decide."
+        if any(requirement.aside for requirement in self.requirements.values()):
+            return "MUST requirements decide; what the SHOULD and informational ones find is told beside the answer."
+        return ""
 
     def _common_facts(self) -> dict[str, str]:
         """The facts that all of several candidates share."""
@@ -284,12 +392,22 @@ class _Builder:
     def _could_not(self) -> tuple[tuple[str, str], ...]:
         """What the record leaves open, each with the anchor of its section."""
         findings = self.findings
-        tally = {o: sum(outcome_of(f.verdict) == o for f in findings) for o in WORDS}
+        by_outcome = {o: [f for f in findings if outcome_of(f.verdict) == o] for o in WORDS}
         items = [(reason, "answer") for reason in gaps(self.record)]
-        if tally["broken"]:
-            items.append((f"{count(tally['broken'], 'check')} broken: no observation", "broken"))
-        if tally["inconclusive"]:
-            items.append((f"{count(tally['inconclusive'], 'check')} inconclusive", "inconclusive"))
+        unasked = [label(name) for name in unfound(self.record) if not self.levels.decides(name)]
+        if unasked:
+            items.append(
+                (
+                    f"no finding on {listed(unasked, most=5)}, which {'do' if unasked[1:] else 'does'} not decide",
+                    "answer",
+                )
+            )
+        if not self.levels.must:
+            items.append((self._which_decide(), "answer"))
+        if by_outcome["broken"]:
+            items.append((f"{self._checks(by_outcome['broken'])} broken: no observation", "broken"))
+        if by_outcome["inconclusive"]:
+            items.append((f"{self._checks(by_outcome['inconclusive'])} inconclusive", "inconclusive"))
         places = dict.fromkeys(
             (f.candidate, f.verdict.parameters) for f in findings if isinstance(f.verdict, Unrepresentable)
         )
@@ -298,44 +416,77 @@ class _Builder:
             items.append((f"{label(candidate)} has no place for {names}", "unrepresentable"))
         if len(places) > 10:
             items.append((f"{len(places) - 10} more candidates with parameters they cannot hold", "unrepresentable"))
-        if tally["unsupported"]:
-            items.append((f"{count(tally['unsupported'], 'check')} declared unsupported", "unsupported"))
+        if by_outcome["unsupported"]:
+            items.append((f"{self._checks(by_outcome['unsupported'])} declared unsupported", "unsupported"))
         if self.record.incidents:
             items.append((f"{count(len(self.record.incidents), 'incident')} with workers", "broken"))
         return tuple(items)
 
-    def _divergences(self) -> Iterable[Divergence]:
-        pairs = diverging(self.findings)
-        recorded = {id(finding) for finding in self.record.findings}
-        # First one check of every candidate and fault set, then a second one of each, and so on.
-        seen: dict[tuple[str, tuple[str, ...]], int] = {}
-        turns = []
-        for place, (finding, verdict) in enumerate(pairs):
-            turn = seen.get((finding.candidate, verdict.faults), 0)
-            seen[finding.candidate, verdict.faults] = turn + 1
-            turns.append((turn, place))
-        full = {place for _, place in sorted(turns)[:FULL]}
-        for place, (finding, verdict) in enumerate(pairs):
-            entry = self.requirements.get(finding.requirement)
-            yield make_divergence(
-                finding,
-                verdict,
-                anchor=self.anchors[id(finding)],
-                statement="" if entry is None else entry.statement,
-                known=self.known(finding.requirement),
-                trials=self.trials.get((finding.candidate, finding.requirement, finding.dtype), []),
-                full=place in full,
-                finished=id(finding) in recorded,
+    def _checks(self, own: Sequence[Finding]) -> str:
+        """How many checks, and how many of them do not decide."""
+        others = sum(not self.levels.decides(finding.requirement) for finding in own)
+        return count(len(own), "check") + (f" ({others} on requirements that do not decide)" if others else "")
+
+    def _divergences(self) -> tuple[tuple[CauseText, ...], tuple[CauseText, ...]]:
+        """The causes of divergences on requirements that decide, and on the others."""
+        clause = {name: place.clause for name, place in self.places.items()}
+        decided = [cause for result in self.results for cause in causes(result.findings, clause)]
+        others = [cause for result in self.results for cause in causes(result.beside, clause)]
+        full = {id(cause) for cause in (*decided, *others)[:FULL]}
+        return (
+            tuple(self._cause(cause, full=id(cause) in full) for cause in decided),
+            tuple(self._cause(cause, full=id(cause) in full) for cause in others),
+        )
+
+    def _cause(self, cause: Cause, *, full: bool) -> CauseText:
+        finding, verdict = cause.members[cause.lead]
+        lead = make_divergence(
+            finding,
+            msgspec.structs.replace(verdict, faults=cause.faults),
+            anchor=self.anchors[id(finding)],
+            statement=self.requirements[finding.requirement].statement,
+            aside=self.levels.aside(finding.requirement),
+            known=self.known(finding.requirement),
+            trials=self.trials.get((finding.candidate, finding.requirement, finding.dtype), []),
+            full=full,
+            finished=id(finding) in self.recorded,
+        )
+        others = tuple(
+            make_alike(other, told, anchor=self.anchors[id(other)], aside=self.levels.aside(other.requirement))
+            for place, (other, told) in enumerate(cause.members)
+            if place != cause.lead
+        )
+        return CauseText(lead=lead, others=others)
+
+    def _notes(self, section: Section) -> tuple[Note, ...]:
+        return make_notes(self.findings, section, self.anchors, self.levels)
+
+    def _agreements(self) -> Iterator[Agreements]:
+        for cell in self.cells:
+            checks = tuple(self._agreeing(self._of(self.findings, cell)))
+            if checks:
+                sets = {id(check.faults): check.faults for check in checks}
+                yield Agreements(
+                    cell=spoken(cell),
+                    text=f"{count(len(checks), 'agreeing check')} of {spoken(cell)}",
+                    opened=len(self.cells) == 1 and len(checks) <= _SHORT,
+                    checks=checks,
+                    sets=tuple(sets.values()),
+                )
+
+    def _clauses(self) -> Iterator[Clauses]:
+        listed_cells = dict.fromkeys((*self.cells, *self.faults))
+        for cell in listed_cells:
+            own = tuple(requirement for requirement in self.requirements.values() if requirement.cell == cell)
+            yield Clauses(
+                cell=spoken(cell),
+                opened=len(listed_cells) == 1 and len(own) <= _SHORT,
+                requirements=own,
+                faults=tuple(self.faults.get(cell, {}).values()),
             )
 
-    def _notes(self, section: Section) -> Iterable[Note]:
-        for finding in self.findings:
-            note = make_note(finding, section, self.anchors[id(finding)])
-            if note is not None:
-                yield note
-
-    def _agreements(self) -> Iterable[Agreement]:
-        for finding in self.findings:
+    def _agreeing(self, own: Iterable[Finding]) -> Iterable[Agreement]:
+        for finding in own:
             verdict = core(finding.verdict)
             if not isinstance(verdict, Agrees) or verdict.compared < 1:
                 continue
@@ -345,6 +496,7 @@ class _Builder:
                 anchor=self.anchors[id(finding)] + ("a" * isinstance(finding.verdict, Unrepresentable)),
                 candidate=label(finding.candidate),
                 requirement=label(finding.requirement),
+                aside=self.levels.aside(finding.requirement),
                 dtype=label(finding.dtype),
                 held=listed([label(name) for name in held], most=8),
                 ruled_out=f"{len(verdict.excluded)} of {len(verdict.excluded | set(finding.visible))}",
@@ -357,8 +509,7 @@ class _Builder:
 
     def _set(self, requirement: str, names: frozenset[str]) -> FaultSet:
         known = self.known(requirement)
-        entry = self.requirements.get(requirement)
-        key = ("" if entry is None else entry.cell, names)
+        key = (self.places[requirement].cell, names)
         if key not in self.sets:
             place = len(self.sets) + 1
             order = {name: index for index, name in enumerate(known)}

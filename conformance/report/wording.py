@@ -122,7 +122,9 @@ def listed(names: Sequence[str], last: str = "and", most: int = 0) -> str:
 
 
 def as_float(value: Any) -> float | None:
-    """A number of a nested list; None for null and for anything that is no number."""
+    """A number of a nested list, or what stands for one in a case; None for null and for anything that is no number."""
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

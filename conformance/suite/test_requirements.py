@@ -14,7 +14,7 @@ import pytest
 
 from conformance.candidate import parse_spec
 from conformance.case import Case, case_to_json
-from conformance.discover import find_adapters
+from conformance.discover import find_adapters, load_faults
 from conformance.errors import ConformanceError
 from conformance.examine import Settings, examine, slug
 from conformance.host import Host
@@ -36,6 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     config = metafunc.config
     try:
+        load_faults()
         adapters = find_adapters(Path(path) for path in config.getoption("--rnn-adapter"))
         texts = config.getoption("--rnn-candidate") or config.getini("rnn_candidates")
         specs = [parse_spec(text) for text in texts] or beside(adapters)

@@ -12,8 +12,8 @@ It never sees an expected answer, compares nothing and skips nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,21 @@ class WorkerCase:
     """A case as the adapter receives it.
 
     parameters: canonical arrays by name, matrices (out, in); for ``gru`` and ``gru_v1`` these are
-        W_xr W_xz W_xn (H, D), W_hr W_hz W_hn (H, H), b_xr b_xz b_xn b_hr b_hz b_hn (H,).
-    x: (B, T, D), or (T, D) when the case is unbatched.
-    h0: (B, H) or (H,); None when the initial state is omitted.
+        W_xr W_xz W_xn (H, D), W_hr W_hz W_hn (H, H), b_xr b_xz b_xn b_hr b_hz b_hn (H,). In a stack the arrays of
+        layer l and the forward direction are called ``l.W_xr``, of the backward direction ``lr.W_xr``; those of
+        layer 0, forward, have no prefix (see `block`).
+    x: (B, T, D), or (T, D) when the case is unbatched. A batched x is a view with the time axis outermost in memory
+        when `strided` is true; the adapter must hand the framework an array that is laid out like that.
+    h0: (B, S) or (S,), where S = layers * directions * H, layer by layer, forward before backward; None when the
+        initial state is omitted. c0: the same for the memory of an LSTM (None for other cells).
     dtype: the dtype to compute in. Arrays are float64 for "float64" and float32 otherwise, and already
         hold values of that dtype: converting them is exact.
+    lengths: (B,) integers, None when every row has T steps.
+    reverse: consume every row from its end; outputs stay in the order of the input.
+    layers, directions: more than 1 for stacked layers, 2 for bidirectional ones.
+    cotangents: None, or arrays G shaped like outputs, final_state and (LSTM) final_cell: the gradients wanted are those
+        of the sum of all products G * array.
+    inputs_back: whether `Result.inputs_after` is wanted.
     """
 
     cell: str
@@ -39,25 +49,75 @@ class WorkerCase:
     h0: Any | None
     hidden: int
     batched: bool
+    c0: Any | None = None
+    lengths: Any | None = None
+    reverse: bool = False
+    layers: int = 1
+    directions: int = 1
+    strided: bool = False
+    cotangents: dict[str, Any] | None = None
+    inputs_back: bool = False
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the case asks for beyond a plain forward run; `Result.path` ends with these, see `attest`."""
+        asked = {
+            "lengths": self.lengths is not None,
+            "reverse": self.reverse,
+            "bidirectional": self.directions == 2,
+            "layers": self.layers > 1,
+            "strided": self.strided,
+            "gradients": self.cotangents is not None,
+            "inputs_back": self.inputs_back,
+        }
+        return tuple(name for name, wanted in asked.items() if wanted)
 
 
 @dataclass(frozen=True)
 class Result:
     """What an adapter returns.
 
-    outputs: every hidden state, (B, T, H) or (T, H).
-    final_state: the last hidden state, (B, H) or (H,).
+    outputs: every hidden state, (B, T, directions * H) or (T, H) for an unbatched case.
+    final_state: the last hidden states, (B, layers * directions * H) or (H,).
     dtype: the dtype in which the framework returned `outputs`, e.g. "bfloat16".
-    path: which code really ran; must equal the path the variant declares in adapter.toml.
+    path: which code really ran; must equal the path the variant declares in adapter.toml, followed by ``+feature``
+        for every feature of the case (see `attest`).
+    cells, final_cell: the memory of an LSTM, shaped like outputs and final_state; None where the framework does not
+        return it (and for other cells).
+    gradients: by canonical name, ``x`` ``h0`` ``c0`` and the parameters, shaped like those; wanted when the case has
+        cotangents. h0 and c0 are left out when the initial state is omitted.
+    inputs_after: x, h0, c0 and canonical parameters as the framework's own arrays hold them *after* the call.
     """
 
     outputs: Any
     final_state: Any
     dtype: str
     path: str
+    cells: Any | None = None
+    final_cell: Any | None = None
+    gradients: Mapping[str, Any] = field(default_factory=dict)
+    inputs_after: Mapping[str, Any] = field(default_factory=dict)
 
 
-def assemble(recipe: Sequence[str], parameters: dict[str, Any]) -> Any:
+def attest(path: str, features: Sequence[str]) -> str:
+    """The attested path of a call with features: ``torch.nn.GRU(x, hx) +lengths``."""
+    return " ".join((path, *(f"+{feature}" for feature in features)))
+
+
+def block(parameters: Mapping[str, Any], layer: int = 0, direction: int = 0) -> dict[str, Any]:
+    """The canonical arrays of one layer and direction (0 forward, 1 backward), without their prefix."""
+    prefix = prefix_of(layer, direction)
+    if not prefix:
+        return {name: value for name, value in parameters.items() if "." not in name}
+    return {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+
+
+def prefix_of(layer: int, direction: int) -> str:
+    """The prefix of a block's parameter names: "" for layer 0 forward, then ``0r.``, ``1.``, ``1r.``, ..."""
+    return "" if (layer, direction) == (0, 0) else f"{layer}{'r' if direction else ''}."
+
+
+def assemble(recipe: Sequence[str], parameters: Mapping[str, Any]) -> Any:
     """Stack canonical arrays along the first axis: ``["b_xr + b_hr", "b_xn"]`` adds, then concatenates.
 
     This is how an adapter writes its weight permutation as data.
@@ -65,8 +125,14 @@ def assemble(recipe: Sequence[str], parameters: dict[str, Any]) -> Any:
     blocks = []
     for terms in recipe:
         names = [name.strip() for name in terms.split("+")]
-        block = parameters[names[0]]
+        array = parameters[names[0]]
         for name in names[1:]:
-            block = block + parameters[name]
-        blocks.append(block)
+            array = array + parameters[name]
+        blocks.append(array)
     return np.concatenate(blocks, axis=0)
+
+
+def distribute(recipe: Sequence[str], gradient: Any) -> dict[str, Any]:
+    """The gradients of the canonical arrays from that of their assembly: the transpose of `assemble`."""
+    parts = np.split(np.asarray(gradient), len(recipe), axis=0)
+    return {name.strip(): part for terms, part in zip(recipe, parts, strict=True) for name in terms.split("+")}

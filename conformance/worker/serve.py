@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from conformance.worker.api import Result, WorkerCase
-from conformance.worker.wire import Message, Tensor, WireError, encode, read
+from conformance.worker.wire import AFTER, COTANGENT, GRADIENT, Message, Tensor, WireError, encode, read
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -108,30 +108,48 @@ def observe(run: Callable[[WorkerCase], Any], message: Message) -> Message:
     """Run one case and pack the adapter's answer."""
     body = message.body
     parameters = {name: tensor.values for name, tensor in message.tensors.items()}
+    cotangents = {
+        name.removeprefix(COTANGENT): parameters.pop(name) for name in list(parameters) if name.startswith(COTANGENT)
+    }
     x = parameters.pop("x")
-    h0 = parameters.pop("h0", None)
-    batched = bool(body["batched"])
+    states = {name: parameters.pop(name, None) for name in ("h0", "c0")}
+    batched, strided = bool(body["batched"]), bool(body.get("strided", False))
+    if strided:
+        x = np.swapaxes(np.ascontiguousarray(np.swapaxes(x, 0, 1)), 0, 1)
     if not batched:
         x = x[0]
-        h0 = None if h0 is None else h0[0]
+        states = {name: None if state is None else state[0] for name, state in states.items()}
+        cotangents = {name: value[0] for name, value in cotangents.items()}
+    lengths = body.get("lengths")
     case = WorkerCase(
         cell=body["cell"],
         variant=body["variant"],
         dtype=body["dtype"],
         parameters=parameters,
         x=x,
-        h0=h0,
+        h0=states["h0"],
         hidden=int(body["hidden"]),
         batched=batched,
+        c0=states["c0"],
+        lengths=None if lengths is None else np.array(lengths, dtype=np.int64),
+        reverse=bool(body.get("reverse", False)),
+        layers=int(body.get("layers", 1)),
+        directions=int(body.get("directions", 1)),
+        strided=strided,
+        cotangents=cotangents or None,
+        inputs_back=bool(body.get("inputs_back", False)),
     )
     begin = time.perf_counter()
     result = run(case)
     seconds = time.perf_counter() - begin
     if not isinstance(result, Result):
         raise ContractError(f"run() returned {type(result).__name__}, wanted conformance.worker.api.Result")
+    arrays = {"outputs": result.outputs, "final_state": result.final_state}
+    arrays |= {name: getattr(result, name) for name in ("cells", "final_cell") if getattr(result, name) is not None}
+    arrays |= {GRADIENT + name: value for name, value in result.gradients.items()}
+    arrays |= {AFTER + name: value for name, value in result.inputs_after.items()}
     tensors = {}
-    for name in ("outputs", "final_state"):
-        values = getattr(result, name)
+    for name, values in arrays.items():
         if not isinstance(values, np.ndarray):
             raise ContractError(f"{name} is {type(values).__name__}, wanted a NumPy array")
         tensors[name] = Tensor(values, result.dtype)

@@ -22,6 +22,8 @@ MAX_HEADER = 4 << 20
 MAX_PAYLOAD = 1 << 30
 CONTAINERS: dict[str, Any] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+# Prefixes of array names: what a gradient is asked for with, gradients, and inputs as they were after the call.
+COTANGENT, GRADIENT, AFTER = "cotangent:", "gradient:", "after:"
 KINDS = ("hello", "ready", "case", "observation", "failure", "stop")
 
 

@@ -1,0 +1,391 @@
+"""Diagnosis beyond one fault outside its bound: what an observation leans to inside it, and pairs of faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from msgspec.structs import replace as replace_struct
+from numpy.typing import NDArray
+
+from conformance.algebra import Exact, Rounded
+from conformance.case import Case, Parameters, Shape, make_case
+from conformance.cells.cell import CORRECT, Indices, itself, wire
+from conformance.cells.fault import Fault, Transform
+from conformance.cells.precision import PRECISION
+from conformance.cells.registry import cell_named
+from conformance.compare import Observed, compare, seen, unspecified
+from conformance.faults import catalogue
+from conformance.localisation import localise
+from conformance.rounding import Array, format_of
+from conformance.spread import Scattered, scatter
+from conformance.verdict import Diverges
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+# A leaning says something only where the effect would stand this many standard errors off zero.
+SIGNIFICANT: Final = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaning:
+    """How far an observation goes from the reference toward a fault, by a matched filter.
+
+    alpha: the fitted multiple of the fault's effect, 0 for the reference and 1 for the fault.
+    z: alpha in standard errors; power: 1 in standard errors, what the fault itself would show.
+    """
+
+    fault: str
+    alpha: float
+    z: float
+    power: float
+
+    @property
+    def suspected(self) -> bool:
+        """Whether the effect is there, and is that of the fault rather than of some rounding in its direction."""
+        return self.power > SIGNIFICANT and abs(self.z) > SIGNIFICANT and 0.5 <= self.alpha <= 1.5
+
+    @property
+    def ruled_out(self) -> bool:
+        """Whether the effect is significantly not there. A statement of the model of errors, not a proof."""
+        return self.power > SIGNIFICANT and abs(self.z - self.power) > SIGNIFICANT
+
+
+def leanings(case: Case, observed: Observed, names: Iterable[str]) -> tuple[Leaning, ...]:
+    """What a matched filter says about these faults: alpha = <rho, d>/<d, d>, weighted by the inverse variances.
+
+    rho is the observation less the prediction of the reference, d the prediction of the fault less that, both from the
+    observed states. The errors of one unit are *not* taken for independent: numbers computed again are rounded again in
+    the same way (a folded bias, a state at rest), so that the standard error assumes full correlation over
+    time and rows, Var(alpha) = sum_units (sum |d|/s)^2 / (sum d^2/s^2)^2. Units whose predictions are equal count as
+    one.
+
+    Faults without any effect on this case are left out, and those of precision. Empty where errors enter many units
+    at once: stacks (the states below are not observed), projected states, parallel scans; and for observations
+    that are not finite.
+    """
+    shape = case.shape
+    if not observed.finite or case.special or shape.layers > 1 or cell_named(case.cell).projected:
+        return ()
+    if case.evaluation != "sequential":
+        return ()
+    reference = scatter(case, observed)
+    real = {name: _compared(case, name, part) for name, part in reference.items()}
+    deviation = {name: np.sqrt(np.where(real[name], part.variance, 1.0)) for name, part in reference.items()}
+    values = observed.arrays()
+    rho = {
+        name: np.where(real[name], values[name] - part.value, 0.0) / deviation[name] for name, part in reference.items()
+    }
+    columns = _columns(reference["outputs"].value)
+    found = []
+    faults = catalogue(case.cell)
+    for name in names:
+        fault = faults[name]
+        if fault.arithmetic is not None:
+            continue
+        effects = {
+            part: np.where(real[part], predicted - reference[part].value, 0.0) / deviation[part]
+            for part, predicted in _predicted(case, observed, fault).items()
+        }
+        leaning = _leaning(name, rho, effects, columns)
+        if leaning is not None:
+            found.append(leaning)
+    return tuple(found)
+
+
+def _compared(case: Case, name: str, part: Scattered) -> Mask:
+    """Where an element counts: it is specified, and its error has a spread."""
+    real: Mask = np.isfinite(part.value) & np.isfinite(part.variance) & (part.variance > 0.0)
+    return real & ~unspecified(case)[..., None] if name in ("outputs", "cells") else real
+
+
+def _predicted(case: Case, observed: Observed, fault: Fault | None) -> dict[str, Array]:
+    """The teacher-forced prediction of a fault, or of the reference, shaped like the parts of a comparison."""
+    understood = case if fault is None else fault.misread(case)
+    variation = CORRECT if fault is None else fault.variation
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        trace = cell_named(case.cell).evaluate(understood, Exact(), variation=variation, seen=seen(case, observed))
+    rows = {
+        "outputs": trace.outputs,
+        "cells": trace.cells,
+        "final_state": trace.final_state,
+        "final_cell": trace.final_cell,
+    }
+    found = {}
+    for name, values in observed.arrays().items():
+        part = rows[name]
+        assert part is not None
+        found[name] = part.reshape(values.shape)
+    return found
+
+
+def _columns(predicted: Array) -> Indices:
+    """For every unit the number of its group: units predicted equal to eleven digits are computed alike."""
+    table = predicted.reshape(-1, predicted.shape[-1]).T
+    scale = float(np.max(np.abs(table), initial=0.0)) or 1.0
+    _, groups = np.unique(np.round(table / scale, 11), axis=0, return_inverse=True)
+    return groups.reshape(-1).astype(np.intp)
+
+
+def _leaning(fault: str, rho: dict[str, Array], effects: dict[str, Array], columns: Indices) -> Leaning | None:
+    """The matched filter over arrays in units of their standard deviation."""
+    if not all(bool(np.all(np.isfinite(effect))) for effect in effects.values()):
+        return None
+    weight = sum(float(np.sum(effect**2)) for effect in effects.values())
+    if weight == 0.0:
+        return None
+    product = sum(float(np.sum(rho[name] * effect)) for name, effect in effects.items())
+    by_unit = np.zeros(int(columns.max()) + 1)
+    for effect in effects.values():
+        np.add.at(by_unit, columns, np.abs(effect).sum(axis=(0, 1)))
+    power = weight / float(np.sqrt(np.sum(by_unit**2)))
+    alpha = product / weight
+    return Leaning(fault=fault, alpha=alpha, z=alpha * power, power=power)
+
+
+def diagnosed(case: Case, observed: Observed, verdict: Diverges) -> Diverges:
+    """The verdict with what more can be told of a divergence that no single fault explains: pairs, or the place."""
+    if verdict.faults or not observed.finite or case.special:
+        return verdict
+    told = verdict.evidence
+    two = pairs(case, observed, told.residuals)
+    late: tuple[str, ...] = ()
+    place = None
+    if not two:
+        place = localise(case, observed)
+        faults = [fault for fault in catalogue(case.cell).values() if fault.arithmetic is None]
+        late = tuple(sentence for fault in faults if (sentence := lasting(case, observed, fault)))
+    sentences = () if place is None else tuple(place.sentences)
+    evidence = replace_struct(told, pairs=two, localisation=sentences, lasting=late)
+    return replace_struct(verdict, evidence=evidence)
+
+
+def suspicion(case: Case, observed: Observed) -> str:
+    """Which faults an observation inside its bound leans to, in a sentence; "" when it leans to none."""
+    found = [lean for lean in leanings(case, observed, catalogue(case.cell)) if lean.suspected]
+    told = ", ".join(f"{s.fault} ({s.alpha:.2f} of its effect, {s.z:.0f} standard errors)" for s in found)
+    return f"inside the bound, but leans to {told}" if told else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smallest:
+    """The smallest dropped |b_hn| found in 95 % of trials, by the means of finding; None where none of those tried was.
+
+    bound: the rigorous bound; spread: that, or a suspicion of the matched filter; close: `torch.testing` defaults;
+    loose: a relative tolerance of 1e-2 with an absolute one of 1e-3.
+    """
+
+    shape: Shape
+    bound: float | None
+    spread: float | None
+    close: float | None
+    loose: float | None
+
+
+TOLERANCES: Final = {"close": (1.3e-6, 1e-5), "loose": (1e-2, 1e-3)}
+"""Relative and absolute tolerances for float32 in use elsewhere: of `torch.testing`, and of many test suites."""
+
+
+def smallest_found(shape: Shape, *, trials: int = 40, per_octave: int = 1) -> Smallest:
+    """Plant ``r * b_hn missing on the first step`` in float32 with |b_hn| in powers of two, and see what finds it.
+
+    The candidate is emulated in float32; the fixed tolerances compare its outputs with those of a correct candidate.
+    """
+    fault = catalogue("gru")["drop_rbhn_t0"]
+    found: dict[str, float | None] = dict.fromkeys(("bound", "spread", *TOLERANCES))
+    seeds = np.random.default_rng(20141406).integers(0, 2**32, trials)
+    # From large to small: a means of finding is out once it misses, and stays out.
+    alive = set(found)
+    for size in 2.0 ** np.arange(-4.0, -28.0, -1.0 / per_octave):
+        hits = dict.fromkeys(found, 0)
+        for seed in map(int, seeds):
+            case = _dropped(shape, seed, float(size))
+            observed = fault.run(case)
+            right = cell_named("gru").run(case, ops=Rounded(format_of("float32")))
+            seen_ = Observed(outputs=observed.outputs, final_state=observed.final_state)
+            outside = not compare(case, seen_).explains
+            hits["bound"] += outside
+            hits["spread"] += outside or any(lean.suspected for lean in leanings(case, seen_, [fault.name]))
+            for name, (relative, absolute) in TOLERANCES.items():
+                allowed = absolute + relative * np.abs(right.outputs)
+                hits[name] += bool(np.any(np.abs(observed.outputs - right.outputs) > allowed))
+        alive &= {name for name, count in hits.items() if count >= 0.95 * trials}
+        found |= dict.fromkeys(alive, float(size))
+        if not alive:
+            break
+    return Smallest(shape=shape, **found)
+
+
+def _dropped(shape: Shape, seed: int, size: float) -> Case:
+    """A float32 GRU case without an initial state whose b_hn has entries of this size, with random signs."""
+    generator = np.random.default_rng(seed)
+    shapes = cell_named("gru").shapes({"D": shape.features, "H": shape.hidden, "P": shape.hidden})
+    parameters = {name: generator.uniform(-1.0, 1.0, dims) / np.sqrt(shape.hidden) for name, dims in shapes.items()}
+    parameters["b_hn"] = size * generator.choice([-1.0, 1.0], shape.hidden)
+    return make_case(
+        cell="gru",
+        dtype="float32",
+        parameters=parameters,
+        x=generator.standard_normal((shape.batch, shape.time, shape.features)),
+        initial="omitted",
+        hidden=shape.hidden,
+        origin=f"dropped b_hn of {size:g}, seed {seed}",
+    )
+
+
+def compose(first: Fault, second: Fault, right: Any) -> Fault | None:
+    """Both faults at once, parameters misread by `first` before `second`; None where they change the same thing.
+
+    right: the correct equations of the cell.
+    """
+    changes: dict[str, Any] = {}
+    if first.parameters is not None and second.parameters is not None:
+        changes["parameters"] = _after(first.parameters, second.parameters)
+    else:
+        changes["parameters"] = first.parameters or second.parameters
+    equations = _merged(first.equations, second.equations, right)
+    if equations is None:
+        return None
+    changes["equations"] = equations
+    for name, usual in (
+        ("wiring", wire),
+        ("lane0", False),
+        ("no_h0", False),
+        ("no_c0", False),
+        ("weights_of", itself),
+        ("states_of", itself),
+        ("swapped", False),
+        ("arithmetic", None),
+    ):
+        one, other = getattr(first, name), getattr(second, name)
+        if one != usual and other != usual:
+            return None
+        changes[name] = other if one == usual else one
+    return Fault(
+        name=f"{first.name} + {second.name}", statement=f"{first.statement}; and {second.statement}", **changes
+    )
+
+
+def _after(first: Transform, second: Transform) -> Transform:
+    """`second`, of what `first` makes of the parameters."""
+
+    def both(p: Parameters) -> Mapping[str, Array]:
+        once = first(p)
+        return {**once, **second({**p, **once})}
+
+    return both
+
+
+def _merged(one: Any, other: Any, right: Any) -> Any:
+    """The equations with the changes of both; None where both change the same field."""
+    one, other = (right if equations is None else equations for equations in (one, other))
+    changes = {}
+    for item in fields(right):
+        usual = getattr(right, item.name)
+        here, there = getattr(one, item.name), getattr(other, item.name)
+        if here != usual and there != usual:
+            return None
+        if here != usual or there != usual:
+            changes[item.name] = there if here == usual else here
+    return replace(right, **changes)
+
+
+def pairs(case: Case, observed: Observed, single: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
+    """All pairs of faults that together explain an observation which no fault alone does.
+
+    single: the residual of every fault alone, as `conformance.judge.hypotheses` gives them; what it explains needs no
+    pair, and the faults it names are those that are searched. A fault that leaves every prediction from this
+    observation as it is cannot be one of two. A pair with a coarser arithmetic explains more than others, and is
+    told only where no other pair explains; of several arithmetics the finest is told.
+
+    Several pairs are returned where the case cannot tell them apart; none where no pair explains.
+    """
+    if not single or not observed.finite or min(single.values()) <= 1.0:
+        return ()
+    right = cell_named(case.cell).equations
+    faults = catalogue(case.cell)
+    reference = _predicted(case, observed, None)
+    visible = [faults[name] for name in single if _visible(case, observed, faults[name], reference)]
+    exact = [fault for fault in visible if fault.arithmetic is None]
+    found = _explaining(case, observed, exact, exact, right)
+    for name in PRECISION:
+        if not found:
+            found = _explaining(case, observed, exact, [fault for fault in visible if fault.name == name], right)
+    return found
+
+
+def _visible(case: Case, observed: Observed, fault: Fault, reference: Mapping[str, Array]) -> bool:
+    """Whether the fault changes any prediction, or the arithmetic."""
+    if fault.arithmetic is not None:
+        return fault.arithmetic(format_of(case.dtype)) is not None
+    predicted = _predicted(case, observed, fault)
+    return any(not np.array_equal(predicted[name], values, equal_nan=True) for name, values in reference.items())
+
+
+def _explaining(
+    case: Case, observed: Observed, ones: Iterable[Fault], others: Sequence[Fault], right: Any
+) -> tuple[tuple[str, str], ...]:
+    """The pairs that explain the observation, in either order of misreading."""
+    found: dict[tuple[str, str], None] = {}
+    brief = _beginning(case, observed)
+    for one in ones:
+        for other in others:
+            pair = (min(one.name, other.name), max(one.name, other.name))
+            both_misread = one.parameters is not None and other.parameters is not None
+            # The order matters only where both misread the parameters.
+            if (
+                one.name == other.name
+                or pair in found
+                or (not both_misread and pair != (one.name, other.name) and other.arithmetic is None)
+            ):
+                continue
+            both = compose(one, other, right)
+            if both is None or (brief is not None and both.wiring is wire and not _explains(*brief, both)):
+                continue
+            if _explains(case, observed, both):
+                found[pair] = None
+    return tuple(sorted(found))
+
+
+def _beginning(case: Case, observed: Observed, steps: int = 2) -> tuple[Case, Observed] | None:
+    """The first steps alone, where what explains everything must explain these; None where they save nothing.
+
+    Steps are predicted from those before them, so that this holds for every fault that keeps the wiring of time. A
+    memory that was not returned is rebuilt step by step, which takes nearly all the time of a comparison.
+    """
+    carried = cell_named(case.cell).carry is not None and observed.cells is None
+    plain = case.shape.layers == case.shape.directions == 1 and not case.reverse and case.lengths is None
+    if not carried or not plain or case.cotangents or case.shape.time <= steps:
+        return None
+    outputs = observed.outputs[:, :steps]
+    return replace(case, x=case.x[:, :steps]), Observed(outputs=outputs, final_state=outputs[:, -1])
+
+
+def _explains(case: Case, observed: Observed, fault: Fault) -> bool:
+    comparison = compare(case, observed, fault)
+    return comparison.explains and comparison.bounded
+
+
+def lasting(case: Case, observed: Observed, fault: Fault) -> str:
+    """What the fault explains of an observation: all of it, or all from a step on, in a sentence; else the empty one.
+
+    A fault can begin late: a counter that overflows, a buffer that is reused, a state that was saved. The earlier steps
+    must then be right, and at least two steps wrong, so that one wrong step is no evidence for anything.
+    """
+    time = case.shape.time
+    outputs = {name: compare(case, observed, one).parts["outputs"] for name, one in (("right", None), ("wrong", fault))}
+    right, wrong = (outputs[name].share.max(axis=(1, 2), initial=0.0) for name in ("right", "wrong"))
+    failing = np.flatnonzero(right > 1.0)
+    if not failing.size or not observed.finite:
+        return ""
+    consumed = slice(None, int(failing[-1]) + 1) if case.reverse else slice(int(failing[0]), None)
+    begun = wrong[consumed]
+    share = float(begun.max())
+    # The final state is the last output, explained with it; below, it has no slot of its own.
+    if share > 1.0 or (begun.size < time and failing.size < 2):
+        return ""
+    start = int(failing[-1] if case.reverse else failing[0])
+    since = "" if float(wrong.max()) <= 1.0 else f" from step {start} on"
+    return f"behaves exactly like {fault.name}{since}; residual {100.0 * share:.2g} per cent of the bound"
