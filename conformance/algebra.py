@@ -307,19 +307,20 @@ class RunningError:
         start its accumulator at a bias, or run over [x; h] at once: then all products and terms are summed in one any
         order, and each passes through all of these additions, at the accumulator's unit. `dot` has counted its own.
         """
-        unit = self.format.accumulator
-        additions = sum(term.count for term in terms) + len(terms) - 1
-        value = error = magnitude = np.zeros(())
-        for term in terms:
-            value = value + term.value
-            error = error + term.error
-            own = np.abs(term.value) + term.error
-            magnitude = magnitude + own
-            if additions > len(terms) - 1:
-                summed = own if term.products is None else term.products
-                error = error + (gamma(additions, unit) - gamma(term.count, unit)) * summed
-        if additions == len(terms) - 1 or self.format.storage > unit:
-            error = error + gamma(len(terms) - 1, self.format.storage) * magnitude
+        unit, stored = self.format.accumulator, self.format.storage
+        count = len(terms) - 1
+        additions = sum(term.count for term in terms) + count
+        narrow = additions == count or stored > unit
+        value = error = np.zeros(())
+        # Small arrays (biases, exactly known) first: sums of large ones are what costs.
+        for term in sorted(terms, key=lambda term: term.value.size):
+            own = term.error
+            if additions > count:
+                summed = np.abs(term.value) + term.error if term.products is None else term.products
+                own = own + (gamma(additions, unit) - gamma(term.count, unit)) * summed
+            if narrow:
+                own = own + gamma(count, stored) * (np.abs(term.value) + term.error)
+            value, error = value + term.value, error + own
         return Bounded(value, error)
 
     def times(self, left: Bounded, right: Bounded) -> Bounded:
@@ -333,8 +334,9 @@ class RunningError:
         """Change of f over the argument's error, plus the error of the kernel that computes f.
 
         With |f''| <= L|f'|, f'(a + s) <= f'(a) exp(L|s|), so |f(a + d) - f(a)| <= f'(a) (exp(L d) - 1)/L for
-        all d: sharp, and free of the cancellation of f(a + d) - f(a) in float64. For a wide d the monotone
-        range is sharper. Across a kink the derivative is at most 1, whatever it is at a.
+        all d, which for L d <= 1 is at most f'(a) d (1 + L d): sharp, and free of the cancellation of f(a + d) - f(a)
+        in float64. For a wide d the monotone range is sharper. Across a kink the derivative is at most 1, whatever it
+        is at a.
         """
         fmt = self.format
         a, d = argument.value, argument.error
@@ -344,7 +346,7 @@ class RunningError:
             flat = (function.function(a - d) == function.function(a + d)) & (d > 2.0**-50 * np.abs(a))
             carried = np.where(flat, 0.0, function.slope(a, value) * d)
         else:
-            carried = function.slope(a, value) * np.expm1(function.bend * np.minimum(d, 1.0)) / function.bend
+            carried = function.slope(a, value) * d * (1.0 + function.bend * d)
             wide = d > 0.25
             if function.kink is not None:
                 across = np.abs(a - function.kink) <= d
@@ -353,16 +355,19 @@ class RunningError:
             if wide.any():
                 aw, dw, vw = a[wide], d[wide], value[wide]
                 carried[wide] = np.maximum(function.function(aw + dw) - vw, vw - function.function(aw - dw))
+        ulps: Array | float
         if function.logistic:
             ulps, floor = fmt.sigmoid_ulps + fmt.sigmoid_ulps_per_argument * np.abs(a), fmt.sigmoid_floor
             if function.kink is not None:
                 # Above it, out of reach of the error, one addition.
                 ulps = np.where(a - d > function.kink, 1.0, ulps)
         else:
-            ulps, floor = np.full_like(a, fmt.tanh_ulps), fmt.underflow
-        # At an infinite argument f has its limit, whatever the error of a finite one might have done.
-        carried = np.where(np.isinf(a), 0.0, carried)
-        ulps = np.where(np.isinf(a), fmt.tanh_ulps, ulps)
+            ulps, floor = fmt.tanh_ulps, fmt.underflow
+        infinite = np.isinf(a)
+        if infinite.any():
+            # There f has its limit, whatever the error of a finite argument might have done.
+            carried = np.where(infinite, 0.0, carried)
+            ulps = np.where(infinite, fmt.tanh_ulps, ulps)
         kernel = max(fmt.storage, fmt.activation) * ulps * (np.abs(value) + carried) + floor
         return Bounded(value, carried + kernel)
 

@@ -118,7 +118,7 @@ def _large_is_nan(case: Case) -> Observed:
 
 
 def _nan_swallowed(case: Case) -> Observed:
-    return correct(replace(case, x=np.nan_to_num(case.x, nan=0.0)))
+    return correct(replace(case, x=np.nan_to_num(case.x, nan=0.0, posinf=np.inf, neginf=-np.inf)))
 
 
 def _nan_leaks(case: Case) -> Observed:

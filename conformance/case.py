@@ -211,7 +211,7 @@ def stacked(cases: Sequence[Case]) -> Case:
     vectors = {name for name, value in first.parameters.items() if value.ndim == 1}
 
     def together(name: str) -> Array:
-        arrays = np.stack([case.parameters[name] for case in cases])
+        arrays = np.array([case.parameters[name] for case in cases])
         return arrays[:, None, :] if name in vectors else arrays
 
     memories = [case.c0 for case in cases if case.c0 is not None]
@@ -219,9 +219,9 @@ def stacked(cases: Sequence[Case]) -> Case:
         first,
         {
             "parameters": {name: together(name) for name in first.parameters},
-            "x": np.stack([case.x for case in cases]),
-            "h0": np.stack([case.h0 for case in cases]),
-            "c0": np.stack(memories) if memories else None,
+            "x": np.array([case.x for case in cases]),
+            "h0": np.array([case.h0 for case in cases]),
+            "c0": np.array(memories) if memories else None,
         },
     )
 
@@ -324,6 +324,9 @@ def case_to_json(case: Case) -> dict[str, Any]:
         plain["special"] = True
     if case.cotangents:
         plain["cotangents"] = {name: array.tolist() for name, array in case.cotangents.items()}
+    if not case.x.size:
+        # Nested lists do not tell the shape of an array without numbers.
+        plain["shapes"] = {name: list(value.shape) for name, value in arrays_of(case).items()}
     for name, usual in _OPTIONAL.items():
         value = getattr(case, name)
         if value != usual:
@@ -347,6 +350,12 @@ def case_from_json(data: object, *, where: str = "case") -> Case:
         )
     fields = cast("dict[str, Any]", data)
 
+    shapes = dict(fields.get("shapes", {}))
+
+    def state(name: str) -> Array:
+        values = np.array(fields[name], dtype=np.float64)
+        return values.reshape(shapes[name]) if name in shapes else values
+
     def arrays(name: str) -> dict[str, Array]:
         return {str(k): np.array(v, dtype=np.float64) for k, v in dict(fields[name]).items()}
 
@@ -360,9 +369,9 @@ def case_from_json(data: object, *, where: str = "case") -> Case:
             batched=bool(fields["batched"]),
             origin=str(fields["origin"]),
             parameters=arrays("parameters"),
-            x=np.array(fields["x"], dtype=np.float64),
-            h0=np.array(fields["h0"], dtype=np.float64),
-            c0=np.array(fields["c0"], dtype=np.float64) if "c0" in fields else None,
+            x=state("x"),
+            h0=state("h0"),
+            c0=state("c0") if "c0" in fields else None,
             cotangents=arrays("cotangents") if "cotangents" in fields else {},
             special=special,
             **{name: fields.get(name, usual) for name, usual in _OPTIONAL.items() if name != "lengths"},

@@ -34,12 +34,14 @@ from conformance.environments import cache_root, list_environments, prune
 from conformance.errors import ConformanceError, SpecError
 from conformance.examine import Settings, slug
 from conformance.faults import CATALOGUE
+from conformance.figures import costs, smallest
 from conformance.inputs import read_case
-from conformance.plan import Candidate, Group, candidates_for, plan
+from conformance.plan import Candidate, Group, candidates_for, interpreter_of, plan
 from conformance.record import Footer, RecordWriter, read_record, record_schema
 from conformance.report.adequacy import print_adequacy, summary
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
+from conformance.report.requirements import requirements_document
 from conformance.report.text import print_summary
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.rounding import DTYPES
@@ -49,8 +51,8 @@ from conformance.smoke import smoke as smoke_candidates
 
 EXIT_CODES: Final = """\b
 Exit codes:
-  0  nothing diverges
-  1  something diverges
+  0  nothing diverges on a MUST requirement
+  1  something does
   2  bad usage or input
   3  could not be completed: something broke, is inconclusive, or nothing was compared
 """
@@ -127,6 +129,7 @@ def main() -> None:
     help="Folder for the record, the HTML report and minimal cases.",
 )
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case.")
+@click.option("--wide", is_flag=True, help="Draw long and broad cases, too: T to 512, H to 256, in every dtype.")
 @click.option("--forget", is_flag=True, help="Do not replay or keep failures in the example database.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress display.")
 @adapter_option
@@ -140,6 +143,7 @@ def run(
     case_file: Path | None,
     output: Path,
     deadline: float | None,
+    wide: bool,
     forget: bool,
     quiet: bool,
     adapter_folders: tuple[Path, ...],
@@ -157,6 +161,7 @@ def run(
     settings = Settings(
         examples=examples,
         seed=seed,
+        wide=wide,
         only=only,
         database=None if forget else cache_root() / "examples",
         keep=_keeper(path.with_name(f"{path.stem}-cases")),
@@ -284,10 +289,14 @@ def smoke(candidates: tuple[str, ...], adapter_folders: tuple[Path, ...]) -> Non
 
 @main.command(name="list")
 @click.argument("what", type=click.Choice(["adapters", "variants", "requirements", "faults"]))
+@click.option("--markdown", is_flag=True, help="Requirements only: the document of all of them, see docs/.")
 @adapter_option
 @_reported
-def list_(what: str, adapter_folders: tuple[Path, ...]) -> None:
+def list_(what: str, markdown: bool, adapter_folders: tuple[Path, ...]) -> None:
     """List adapters, variants, requirements or faults."""
+    if markdown:
+        click.echo(requirements_document(), nl=False)
+        return
     match what:
         case "adapters":
             table = Table("adapter", "what it is", "managed environment", "folder")
@@ -346,6 +355,32 @@ def faults(cells: tuple[str, ...], dtypes: tuple[str, ...], brief: bool) -> None
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)
     sys.exit(1 if problems else 0)
+
+
+@main.command(epilog=EXIT_CODES)
+@_reported
+def figures() -> None:
+    """Measure what the judgement sees and what it costs: the figures that the README quotes."""
+    console = Console()
+    with console.status("dropping ever smaller biases"):
+        table = Table(title="smallest dropped |b_hn| found in 95 % of trials, float32 (B, T, D, H)")
+        for heading in ("size", "derived bound", "bound or matched filter", "torch.testing defaults", "1e-2/1e-3"):
+            table.add_column(heading)
+        for found in smallest():
+            numbers = (found.bound, found.spread, found.close, found.loose)
+            table.add_row(str(found.shape), *("none tried" if n is None else f"{n:.2g}" for n in numbers))
+    console.print(table)
+    adapters = find_adapters()
+    (candidate,) = candidates_for(adapters, [parse_spec("torch:layer")])
+    with console.status("judging and running PyTorch in turns"):
+        interpreter = interpreter_of(candidate, lambda text: console.print(Text(text)))
+        table = Table(title="judging one float32 GRU case, beside PyTorch's own forward call (medians)")
+        for heading in ("size", "alone, us", "stacked, us", "PyTorch, us", "judging / PyTorch"):
+            table.add_column(heading)
+        for cost in costs(interpreter):
+            micro = [f"{1e6 * seconds:.0f}" for seconds in (cost.single, cost.stacked, cost.forward)]
+            table.add_row(str(cost.shape), *micro, f"{cost.ratio:.2f}")
+    console.print(table)
 
 
 @main.group()

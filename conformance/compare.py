@@ -9,7 +9,7 @@ time, unit). A prefix scan does not compute its states from those before them; i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,7 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Compa
             name: _part(case, values, predicted[name], ops.reference_share, declared, padded=name in PER_STEP)
             for name, values in observed.arrays().items()
         }
+    parts = _after_overflow(case, parts, declared)
     skipped = unspecified(case).sum() * (case.shape.output * case.shape.directions)
     compared = sum(part.share.size for part in parts.values()) - int(skipped)
     if compared <= 0:
@@ -141,14 +142,18 @@ def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
     CaseError: the cases cannot be stacked, or as `compare`.
     """
     kinds = {(c.cell, c.dtype, c.initial, c.shape, c.reverse, c.evaluation, c.lengths, c.special) for c in cases}
-    returned = {(o.cells is None, o.final_cell is None) for o in observed}
+    returned = {
+        tuple(None if v is None else v.shape for v in (o.outputs, o.final_state, o.cells, o.final_cell))
+        for o in observed
+    }
     if len(kinds) != 1 or len(returned) != 1 or cases[0].evaluation != "sequential" or cases[0].padding == "free":
         raise CaseError("only plain cases of one kind can be judged together", got=f"{len(kinds)} kinds")
-    for case, own in zip(cases, observed, strict=True):
-        check_shapes(case, own)
+    if len(cases) != len(observed):
+        raise CaseError("as many observations as cases", got=str(len(observed)), wanted=str(len(cases)))
+    check_shapes(cases[0], observed[0])
     together = Observed(
-        outputs=np.stack([o.outputs for o in observed]),
-        final_state=np.stack([o.final_state for o in observed]),
+        outputs=np.array([o.outputs for o in observed]),
+        final_state=np.array([o.final_state for o in observed]),
         cells=_stacked([o.cells for o in observed]),
         final_cell=_stacked([o.final_cell for o in observed]),
     )
@@ -173,7 +178,29 @@ def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
 
 def _stacked(values: Sequence[Array | None]) -> Array | None:
     found = [value for value in values if value is not None]
-    return np.stack(found) if found else None
+    return np.array(found) if found else None
+
+
+def _after_overflow(case: Case, parts: dict[str, Part], declared: Format) -> dict[str, Part]:
+    """Nothing can be predicted from a state that has overflowed: from there on a row's bound is infinite."""
+    outputs = parts["outputs"]
+    if case.special or np.all(np.isfinite(outputs.observed)):
+        return parts
+    beyond = np.isinf(outputs.observed) & (np.abs(outputs.predicted) + outputs.bound >= declared.largest)
+    lost = np.any(beyond, axis=2, keepdims=True)
+    some = np.any(lost, axis=0, keepdims=True)
+    if case.directions == 2:
+        after = some | np.zeros_like(lost)
+    else:
+        ordered = np.flip(lost, axis=0) if case.reverse else lost
+        before = np.concatenate([np.zeros_like(ordered[:1]), np.logical_or.accumulate(ordered, axis=0)[:-1]])
+        after = np.flip(before, axis=0) if case.reverse else before
+
+    def unknown(name: str, part: Part) -> Part:
+        rows = after if name in PER_STEP else some
+        return replace(part, bound=np.where(rows, np.inf, part.bound), share=np.where(rows, 0.0, part.share))
+
+    return {name: unknown(name, part) for name, part in parts.items()}
 
 
 PER_STEP = ("outputs", "cells")

@@ -51,12 +51,14 @@ MAX_BROKEN_IN_A_ROW: Final = 3
 class Settings:
     """What a run depends on.
 
-    examples: generated cases per group; seed: of Hypothesis; only: run this one case instead;
-    database: folder of kept failures, None to keep none; keep: writes a case file and returns its path.
+    examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
+    only: run this one case instead; database: folder of kept failures, None to keep none; keep: writes a case file and
+        returns its path.
     """
 
     examples: int
     seed: int
+    wide: bool = False
     only: Case | None = None
     database: Path | None = None
     keep: Callable[[Group, Case], Path] | None = None
@@ -271,7 +273,7 @@ def _shipped(state: _Examination) -> _Failure | None:
 def _generated(state: _Examination) -> _Failure | None:
     """Draw cases until one diverges, then shrink it to the smallest that is explained by the same faults."""
     group, chosen = state.group, state.settings
-    lattice = lattice_of(group.requirement, group.dtype)
+    lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
     # A relation runs every case several times, on one shape: fewer of them.
     examples = chosen.examples if plainly(group.requirement) else -(-chosen.examples // RELATION_SHARE)
     if chosen.examples < 1 or state.hopeless:

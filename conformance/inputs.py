@@ -18,7 +18,7 @@ from conformance.discover import data_folder
 from conformance.errors import CaseError
 from conformance.requirement import Requirement
 from conformance.rounding import Array, round_to
-from conformance.strategies import GENERIC, LATTICE, RELATION, SHORT_LATTICE, Signature, build
+from conformance.strategies import GENERIC, LATTICE, RELATION, SHORT_LATTICE, WIDE_LATTICE, Signature, build
 
 FORMAT: Final = "rnn-conformance-weights-1"
 
@@ -100,10 +100,12 @@ def plainly(requirement: Requirement) -> bool:
     return requirement.against_reference and not requirement.features
 
 
-def lattice_of(requirement: Requirement, dtype: str) -> tuple[tuple[Shape, bool], ...]:
+def lattice_of(requirement: Requirement, dtype: str, *, wide: bool = False) -> tuple[tuple[Shape, bool], ...]:
     """The shapes on which a requirement is tried."""
     if not plainly(requirement):
         return ((RELATION, True),)
+    if wide:
+        return WIDE_LATTICE
     return LATTICE if dtype == "float32" else SHORT_LATTICE
 
 

@@ -417,7 +417,8 @@ def not_finite(case: Case, run: Runner) -> Sequence[Pair]:
 def contract(case: Case, run: Runner) -> Sequence[Pair]:
     """Every number is one of the declared dtype; names and shapes have been checked on the way."""
     observed = run(case)
-    rounded = {name: (values, round_to(case.dtype, values)) for name, values in observed.arrays().items()}
+    returned = {"outputs": observed.outputs, "final_state": observed.final_state}
+    rounded = {name: (values, round_to(case.dtype, values)) for name, values in returned.items()}
     return [Pair(case=case, observed=observed, exact=rounded)]
 
 

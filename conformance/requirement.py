@@ -110,7 +110,7 @@ CLAUSES: Final[tuple[Clause, ...]] = (
         statement="The gradients of {title} with respect to x, the initial state and every parameter are those of its "
         "equations.",
         initial="given",
-        aims=("state_detached", "gradient_doubled"),
+        aims=("state_detached", "doubled"),
         relation=GRADIENT,
         features=("gradients",),
         source="reverse-mode differentiation of the same equations (Werbos 1990, backpropagation through time)",

@@ -34,6 +34,13 @@ LATTICE: Final[tuple[tuple[Shape, bool], ...]] = (
 
 # In the other dtypes: every shape costs JAX a compilation in each of them.
 SHORT_LATTICE: Final = (LATTICE[2], LATTICE[4], LATTICE[5])
+# With `run --wide`: long and broad, where rounding accumulates and chaos shows.
+WIDE_LATTICE: Final = (
+    *LATTICE,
+    (Shape(batch=1, time=512, features=3, hidden=8), True),
+    (Shape(batch=2, time=128, features=6, hidden=24), True),
+    (Shape(batch=2, time=12, features=64, hidden=256), True),
+)
 # Of relations and gradients: they run a case in several ways, in several shapes, so one shape must do.
 RELATION: Final = Shape(batch=3, time=6, features=4, hidden=5)
 

@@ -358,7 +358,14 @@ def test_numpy_adapter_agrees_through_a_worker(numpy_worker: Worker, cell: str, 
 
 @pytest.mark.parametrize(
     "features",
-    [("lengths",), ("reverse",), ("lengths", "reverse"), ("bidirectional", "lengths"), ("layers",), ("bidirectional", "layers")],
+    [
+        ("lengths",),
+        ("reverse",),
+        ("lengths", "reverse"),
+        ("bidirectional", "lengths"),
+        ("layers",),
+        ("bidirectional", "layers"),
+    ],
     ids="+".join,
 )
 @pytest.mark.parametrize("cell", ["gru", "lstm_projection", "minlstm_log"])
@@ -378,7 +385,9 @@ def test_an_adapter_gets_a_strided_input_and_gives_its_inputs_back(numpy_worker:
     answer = numpy_worker.ask(question(case, "float32"))
     assert answer.body["path"].endswith(" +strided +inputs_back")
     assert compare(case, observed(case, answer)).worst <= 1.0
-    after = {name.removeprefix(wire.AFTER): t.values for name, t in answer.tensors.items() if name.startswith(wire.AFTER)}
+    after = {
+        name.removeprefix(wire.AFTER): t.values for name, t in answer.tensors.items() if name.startswith(wire.AFTER)
+    }
     given_arrays = {**case.parameters, "x": case.x, "h0": case.h0, "c0": case.c0}
     assert after.keys() == given_arrays.keys()
     for name, values in after.items():
@@ -422,7 +431,8 @@ def test_what_an_adapter_sees_is_the_case(worker: Worker, tmp_path: Path) -> Non
     case = generic_case(cell="lstm", features=("lengths", "reverse", "bidirectional", "layers", "gradients"))
     message = question(replace(case, strided=True, inputs_back=True), "v")
     message.tensors |= {
-        wire.COTANGENT + name: wire.Tensor(value.astype(np.float32), "float32") for name, value in case.cotangents.items()
+        wire.COTANGENT + name: wire.Tensor(value.astype(np.float32), "float32")
+        for name, value in case.cotangents.items()
     }
     seen = json.loads(worker.ask(message).body["path"])
     batch, time, features, hidden = 4, 12, 6, 8

@@ -10,7 +10,6 @@ from conformance.candidate import Spec, parse_spec
 from conformance.discover import find_adapters, read_adapter, variants_of
 from conformance.errors import SpecError
 from conformance.plan import beside, candidates_for
-from conformance.requirement import REQUIREMENTS, select_requirements
 
 GOOD = """\
 [adapter]
@@ -139,11 +138,3 @@ def test_a_candidate_named_twice_is_refused() -> None:
 def test_the_harness_own_dependencies_are_not_beside_it() -> None:
     """NumPy is always installed: it is not what a bare run of the suite tests."""
     assert "numpy" not in {spec.adapter for spec in beside(find_adapters())}
-
-
-def test_requirements_are_selected_by_part_of_their_name() -> None:
-    """-k selects by substring; what selects nothing is an error."""
-    assert [r.name for r in select_requirements("hidden_none")] == ["gru_hidden_none", "gru_v1_hidden_none"]
-    assert len(select_requirements(None)) == len(REQUIREMENTS)
-    with pytest.raises(SpecError, match="no requirement matches"):
-        select_requirements("gru_hiden_none")

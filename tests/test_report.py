@@ -1214,6 +1214,39 @@ def test_divergences_without_a_name_are_grouped_by_clause() -> None:
     assert "The same clause on 1 further check" in parsed.text
 
 
+def test_no_candidate_buries_the_others() -> None:
+    """A candidate that is wrong everywhere in its own ways gets a few paragraphs; the rest is one line."""
+    finite = msgspec.structs.replace(EVIDENCE, observed=0.5, finite=True)
+    draft = Draft()
+    for name in ("a:x", "b:x"):
+        draft.candidate(name)
+        for requirement in [clause for clause, entry in REQUIREMENTS.items() if entry.level == "MUST"][:15]:
+            draft.found(name, Diverges(faults=(), evidence=finite), requirement)
+    shown = printed(draft.record(), 200)
+    assert shown.count("a:x diverges on") == shown.count("b:x diverges on") == 3
+    assert "b:x also diverges on" in shown
+
+
+def test_two_faults_together_and_the_place_are_told() -> None:
+    """What a pair of faults explains is named after it; what nothing explains is told by its place."""
+    finite = msgspec.structs.replace(EVIDENCE, observed=0.5, finite=True)
+    pair = msgspec.structs.replace(finite, pairs=(("drop_bhn", "swap_rz"),))
+    place = msgspec.structs.replace(finite, localisation=(f"wrong only at step 3 {EVIL}",), lasting=("from step 2 on",))
+    draft = Draft()
+    name = draft.candidate("a:x")
+    draft.found(name, Diverges(faults=(), evidence=pair))
+    draft.found(name, Diverges(faults=(), evidence=pair), "gru_hidden_zeros")
+    draft.found(name, Diverges(faults=(), evidence=place), "gru_split")
+    record = draft.record()
+    assert "behaves like drop_bhn together with swap_rz, and elsewhere like none" in headline(record)
+    for text in (page(record).text, printed(record, 300)):
+        assert "drop_bhn together with swap_rz" in text
+        assert "wrong only at step 3" in text
+        assert "from step 2 on" in text
+    assert "The same fault on 1 further check" in page(record).text
+    assert "wrong only at step 3" in failure_message(draft.findings[2], {})
+
+
 def test_numbers_that_are_not_finite_are_one_section() -> None:
     """A candidate that returns NaN everywhere does not get a section per clause."""
     draft = Draft()

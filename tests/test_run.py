@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conformance.candidate import Declared
+from conformance.case import case_from_json
 from conformance.discover import read_adapter
 from conformance.examine import MAX_BROKEN_IN_A_ROW, Settings
 from conformance.host import LAUNCH
@@ -48,7 +50,7 @@ def test_a_correct_cell_agrees_and_rules_out_every_visible_fault(miniature: Mini
     """Agreement carries the full kill set."""
     (finding,) = ran([miniature("good")])
     assert isinstance(finding.verdict, Agrees)
-    assert finding.verdict.excluded == visible_faults("gru", "omitted")
+    assert finding.verdict.excluded == visible_faults("gru", "omitted", dtype="float32")
     assert finding.trials == 16
     assert finding.verdict.compared > 1000
 
@@ -81,6 +83,79 @@ def test_a_fault_of_no_catalogue_is_localised_without_a_name(miniature: Miniatur
         assert finding.example is not None
 
 
+FEATURED = ("gru_hidden_none", "gru_lengths", "gru_gradient", "gru_repeated", "gru_rows_alone")
+
+
+def test_features_and_relations_agree_where_all_is_right(miniature: MiniatureOf) -> None:
+    """Lengths, gradients and relations of a correct cell: each rules out what it exists for."""
+    asked = [REQUIREMENTS[name] for name in FEATURED]
+    findings = ran([miniature("featured")], requirements=asked, examples=5)
+    assert [finding.requirement for finding in findings] == list(FEATURED)
+    for finding, requirement in zip(findings, asked, strict=True):
+        assert isinstance(finding.verdict, Agrees), finding
+        assert set(requirement.aims) <= finding.verdict.excluded
+        assert finding.verdict.excluded == set(finding.visible)
+        assert finding.trials > 2
+
+
+@pytest.mark.parametrize(
+    ("variant", "requirement", "faults", "where"),
+    [
+        ("remembers", "gru_repeated", (), "the same call again"),
+        ("lengths_ignored", "gru_lengths", ("lengths_ignored",), "padded"),
+        ("state_detached", "gru_gradient", ("state_detached",), ""),
+    ],
+)
+def test_what_is_wrong_in_one_situation_only_diverges_there(
+    miniature: MiniatureOf, variant: str, requirement: str, faults: tuple[str, ...], where: str
+) -> None:
+    """The requirement about that situation diverges, with its name and its detour; the plain one agrees."""
+    asked = [REQUIREMENTS["gru_hidden_given"], REQUIREMENTS[requirement]]
+    lines: list[Line] = []
+    plain, finding = ran([miniature(variant)], requirements=asked, examples=5, lines=lines)
+    assert isinstance(plain.verdict, Agrees)
+    assert isinstance(finding.verdict, Diverges)
+    assert finding.verdict.faults == faults
+    assert where in finding.verdict.evidence.where
+    assert finding.example is not None
+    assert isinstance(finding.example.verdict, Diverges)
+    assert finding.example.verdict.faults == faults
+    assert requirement in finding.example.command
+    # The case that is kept is the one that was drawn, not the detour that shows it: it can be run again.
+    case = case_from_json(finding.example.case)
+    assert case.cell == "gru"
+
+
+def test_a_feature_that_is_not_attested_is_inconclusive(miniature: MiniatureOf) -> None:
+    """Right numbers do not show that the lengths reached the framework: the path says it."""
+    (finding,) = ran([miniature("silent")], requirements=[REQUIREMENTS["gru_lengths"]])
+    assert isinstance(finding.verdict, Inconclusive)
+    assert "'loop'" in finding.verdict.why
+    assert "loop +lengths" in finding.verdict.why
+
+
+def test_what_a_variant_has_no_notion_of_is_not_asked(miniature: MiniatureOf) -> None:
+    """A feature that is neither offered nor declared out makes no group; a declared one is unsupported, with its owner."""
+    good = miniature("good")
+    asked = [REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_lengths"], REQUIREMENTS["gru_gradient"]]
+    assert [group.requirement.name for group in plan([good], asked)] == ["gru_hidden_none"]
+    declared = Declared(owner="upstream", reason="no such argument", link="https://example.org")
+    told = replace(good, variant=replace(good.variant, unsupported={"lengths": declared}))
+    (plain, out) = plan([told], asked)
+    assert plain.unsupported is None
+    assert out.unsupported is not None
+    assert (out.requirement.name, out.unsupported.what, out.unsupported.owner) == ("gru_lengths", "lengths", "upstream")
+
+
+def test_dtypes_of_a_requirement_are_asked_unless_the_user_names_others(miniature: MiniatureOf) -> None:
+    """Relations are asked in float32; --dtype asks for what it says."""
+    wide = replace(miniature("good"), variant=replace(miniature("good").variant, dtypes=("float32", "float64")))
+    asked = [REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_repeated"]]
+    groups = [(group.requirement.name, group.dtype) for group in plan([wide], asked)]
+    assert groups == [("gru_hidden_none", "float32"), ("gru_hidden_none", "float64"), ("gru_repeated", "float32")]
+    assert [group.dtype for group in plan([wide], asked, ["float64"])] == ["float64", "float64"]
+
+
 def test_a_declared_gap_is_unrepresentable_and_its_subspace_is_tested(miniature: MiniatureOf) -> None:
     """The missing parameter is reported with its owner and link, and everything else is still judged."""
     (finding,) = ran([miniature("no_b_hn")])
@@ -88,7 +163,7 @@ def test_a_declared_gap_is_unrepresentable_and_its_subspace_is_tested(miniature:
     assert isinstance(verdict, Unrepresentable)
     assert (verdict.parameters, verdict.owner) == (("b_hn",), "upstream")
     assert isinstance(verdict.subspace, Agrees)
-    assert verdict.subspace.excluded == visible_faults("gru", "omitted", ("b_hn",))
+    assert verdict.subspace.excluded == visible_faults("gru", "omitted", ("b_hn",), dtype="float32")
     assert "drop_bhn" not in verdict.subspace.excluded
 
 

@@ -9,10 +9,11 @@ from typing import Final
 from conformance.record import Finding, Trial
 from conformance.report.chart import Chart, gauge, step_chart
 from conformance.report.minimal import MinimalCase, has_numbers, minimal_case, place_text
-from conformance.report.wording import apart, count, label, listed, one_line, share
+from conformance.report.wording import apart, block, count, label, listed, one_line, share
 from conformance.verdict import Diverges, Evidence, Unrepresentable
 
 TOP: Final = 8
+_SENTENCES: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ class Divergence:
     aside: str
     dtype: str
     faults: tuple[FaultText, ...]
+    together: str
+    sentences: tuple[str, ...]
     held: str
     evidence: Evidence
     expected: str
@@ -116,6 +119,7 @@ def make_divergence(
     anchor: str,
     statement: str,
     aside: str,
+    together: str,
     known: dict[str, FaultText],
     trials: Sequence[Trial],
     full: bool,
@@ -123,7 +127,8 @@ def make_divergence(
 ) -> Divergence:
     """The view of one diverging finding.
 
-    verdict: its divergence, with the faults to name; known: the described faults of its cell by name.
+    verdict: its divergence, with the faults to name; together: the pairs of faults to name, where there are none;
+    known: the described faults of its cell by name.
     """
     evidence = verdict.evidence
     expected, observed = apart(evidence.expected, evidence.observed)
@@ -142,6 +147,8 @@ def make_divergence(
         aside=aside,
         dtype=label(finding.dtype),
         faults=tuple(fault_text(name, known) for name in verdict.faults),
+        together=together,
+        sentences=tuple(block(text) for text in (*evidence.lasting, *evidence.localisation)[:_SENTENCES]),
         held=held,
         evidence=evidence,
         expected=expected,

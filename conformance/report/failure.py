@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import assert_never
+from typing import Final, assert_never
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from conformance.record import Example, Finding
 from conformance.report.minimal import STATES, STEPWISE, has_numbers, place_text
 from conformance.requirement import REQUIREMENTS
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable, Unsupported, Verdict
+
+_SENTENCES: Final = 8
 
 
 def failure_message(finding: Finding, facts: Mapping[str, str]) -> str:
@@ -93,6 +95,8 @@ def _divergence(verdict: Diverges, cell: str) -> list[str]:
             f"    computes: {fault.equation}",
             f"    right:    {fault.right}",
         ]
+    lines += [f"  explained by {one} together with {other}" for one, other in evidence.pairs]
+    lines += [f"  told: {sentence}" for sentence in (*evidence.lasting, *evidence.localisation)[:_SENTENCES]]
     if len(verdict.faults) > 1:
         lines.append("    (these cases do not tell the faults above apart)")
     lines.append(f"  {_first(evidence)}{_figures(evidence)}")

@@ -260,62 +260,86 @@ def fault_names(faults: Sequence[str]) -> str:
 class Cause:
     """Divergences of one candidate that one fault, or set of faults, explains.
 
-    faults: what explains all of them; empty where nothing of the catalogue explains them.
+    faults: what explains all of them; pairs: where no fault does, the pairs of faults that do together.
     members: the divergences in the order of the record; lead: the place among them of the one to show.
     """
 
     faults: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
     members: tuple[tuple[Finding, Diverges], ...]
     lead: int
+
+    @property
+    def name(self) -> str:
+        """What the divergences are like, "" where nothing of the catalogue explains them."""
+        together = [f"{label(one)} together with {label(other)}" for one, other in self.pairs]
+        return listed([label(name) for name in self.faults] or together, last="or", most=4)
+
+
+_Explanation: TypeAlias = tuple[str] | tuple[str, str]
+
+
+def _explanations(verdict: Diverges) -> frozenset[_Explanation]:
+    """Each fault that explains a divergence alone, or else each pair that does together."""
+    alone: list[_Explanation] = [(name,) for name in verdict.faults]
+    return frozenset(alone or verdict.evidence.pairs)
 
 
 def causes(own: Sequence[Finding], clause: Mapping[str, str]) -> tuple[Cause, ...]:
     """Group the divergences of one candidate by what explains them, in the order of their first one.
 
-    Divergences that name faults belong together while some fault explains all of them; those that return numbers that
-    are not finite; and the others when they are about the same clause (of whatever cell). clause: requirement -> its name without the cell.
+    Divergences that are explained belong together while something explains all of them; so do those that return
+    numbers that are not finite; and the others when they are about the same clause (of whatever cell).
+    clause: requirement -> its name without the cell.
     """
     pairs = diverging(own)
-    named: list[tuple[frozenset[str], list[int]]] = []
-    # The most definite divergences first: those that many faults explain then join what they may.
-    for place in sorted(range(len(pairs)), key=lambda index: (len(pairs[index][1].faults), index)):
-        faults = frozenset(pairs[place][1].faults)
-        if not faults:
+    told = [_explanations(verdict) for _, verdict in pairs]
+    named: list[tuple[frozenset[_Explanation], list[int]]] = []
+    # The most definite divergences first: those that much explains then join what they may.
+    for place in sorted(range(len(pairs)), key=lambda index: (len(told[index]), index)):
+        if not told[place]:
             continue
         for index, (common, places) in enumerate(named):
-            if common & faults:
-                named[index] = common & faults, [*places, place]
+            if common & told[place]:
+                named[index] = common & told[place], [*places, place]
                 break
         else:
-            named.append((faults, [place]))
+            named.append((told[place], [place]))
     unnamed: dict[tuple[bool, str], list[int]] = {}
     for place, (finding, verdict) in enumerate(pairs):
-        if not verdict.faults:
-            asked = clause.get(finding.requirement, finding.requirement)
-            unnamed.setdefault((verdict.evidence.finite, asked if verdict.evidence.finite else ""), []).append(place)
-    groups = [*named, *((frozenset[str](), places) for places in unnamed.values())]
+        if not told[place]:
+            finite = verdict.evidence.finite
+            asked = clause.get(finding.requirement, finding.requirement) if finite else ""
+            unnamed.setdefault((finite, asked), []).append(place)
+    groups = [*named, *((frozenset[_Explanation](), places) for places in unnamed.values())]
     return tuple(
-        _cause(tuple(sorted(faults)), [pairs[place] for place in sorted(places)])
-        for faults, places in sorted(groups, key=lambda group: min(group[1]))
+        _cause(explanations, [pairs[place] for place in sorted(places)])
+        for explanations, places in sorted(groups, key=lambda group: min(group[1]))
     )
 
 
-def _cause(faults: tuple[str, ...], members: Sequence[tuple[Finding, Diverges]]) -> Cause:
+def _cause(explanations: Iterable[_Explanation], members: Sequence[tuple[Finding, Diverges]]) -> Cause:
     def shows(place: int) -> tuple[bool, bool, int]:
         finding, verdict = members[place]
         return finding.example is None, not verdict.evidence.steps, place
 
-    return Cause(faults=faults, members=tuple(members), lead=min(range(len(members)), key=shows))
+    ranked = sorted(explanations)
+    return Cause(
+        faults=tuple(one[0] for one in ranked if len(one) == 1),
+        pairs=tuple((one[0], one[1]) for one in ranked if len(one) == 2),
+        members=tuple(members),
+        lead=min(range(len(members)), key=shows),
+    )
 
 
 def behaves_like(own: Sequence[Finding]) -> str:
     """The faults that explain all divergences of one candidate, or else each divergence in turn."""
     found = causes(own, {})
-    named = [fault_names(cause.faults) for cause in found if cause.faults]
+    named = [cause.name for cause in found if cause.name]
     if not named:
         return NOT_IN_CATALOGUE
     told = listed(list(dict.fromkeys(named)), most=3)
-    return f"{told}, and elsewhere like {NOT_IN_CATALOGUE}" if any(not cause.faults for cause in found) else told
+    return f"{told}, and elsewhere like {NOT_IN_CATALOGUE}" if any(not cause.name for cause in found) else told
 
 
 _COUNTED: Final[dict[Outcome, tuple[str, str]]] = {
@@ -384,7 +408,7 @@ def _asked(own: Iterable[Finding]) -> tuple[str, ...]:
 def _with_fault(own: Iterable[Finding], requirement: str) -> str:
     """A requirement, and the faults that explain a divergence on it."""
     pairs = diverging(finding for finding in own if finding.requirement == requirement)
-    named = behaves_like([finding for finding, _ in pairs]) if any(v.faults for _, v in pairs) else ""
+    named = behaves_like([finding for finding, _ in pairs]) if any(_explanations(v) for _, v in pairs) else ""
     return f"{label(requirement)}: {named}" if named else label(requirement)
 
 

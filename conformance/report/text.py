@@ -23,6 +23,7 @@ from conformance.report.grouping import Place, by_requirement, cells, places, sp
 from conformance.report.minimal import STATES, STEPWISE, figures_text, place_text
 from conformance.report.notes import ending, subspaces_text
 from conformance.report.outcome import (
+    NOT_IN_CATALOGUE,
     OPEN,
     Cause,
     Levels,
@@ -34,7 +35,6 @@ from conformance.report.outcome import (
     core,
     diverging,
     fault_entry,
-    fault_names,
     gaps,
     levels,
     outcome_of,
@@ -54,7 +54,9 @@ _STYLES: Final[dict[Outcome, str]] = {
     "unsupported": "dim",
 }
 _PARAGRAPHS: Final = 12
+_PER_CANDIDATE: Final = 3
 _ALIKE: Final = 12
+_SENTENCES: Final = 4
 _TAIL_LINES: Final = 8
 
 
@@ -305,15 +307,23 @@ def _first_of(told: Sequence[str]) -> str:
 def _divergences(record: Record, all_results: Sequence[Result], known: Mapping[str, Place], writer: _Writer) -> None:
     """A paragraph per cause; those that decide come first."""
     clause = {name: place.clause for name, place in known.items()}
-    found = [cause for result in all_results for cause in causes(result.findings, clause)]
-    found += [cause for result in all_results for cause in causes(result.beside, clause)]
+    found = [causes(result.findings, clause) for result in all_results]
+    found += [causes(result.beside, clause) for result in all_results]
     entries = {entry.name: entry for entry in record.header.requirements}
     asked = levels(record)
-    for cause in found[:_PARAGRAPHS]:
-        _paragraph(record, cause, entries.get(cause.members[cause.lead][0].requirement), asked, writer)
-    rest = sum(len(cause.members) for cause in found[_PARAGRAPHS:])
-    if rest:
-        writer.line(f"... and {count(rest, 'further divergence')} in the record.")
+    shown = 0
+    for own in found:
+        # No candidate may bury the others.
+        told = own[: min(_PER_CANDIDATE, _PARAGRAPHS - shown)]
+        shown += len(told)
+        for cause in told:
+            _paragraph(record, cause, entries.get(cause.members[cause.lead][0].requirement), asked, writer)
+        rest = [finding for cause in own[len(told) :] for finding, _ in cause.members]
+        if rest:
+            names = list(dict.fromkeys(label(finding.requirement) for finding in rest))
+            writer.line("")
+            also = "also diverges" if told else "diverges"
+            writer.line(f"{label(rest[0].candidate)} {also} on {listed(names, most=_ALIKE)} (see the report).")
 
 
 def _paragraph(
@@ -322,7 +332,7 @@ def _paragraph(
     """Where, what was expected, what came, what explains it, how to see it again, and where else it shows."""
     finding, verdict = cause.members[cause.lead]
     evidence = verdict.evidence
-    names = fault_names(verdict.faults if len(cause.members) == 1 else cause.faults)
+    names = cause.name or NOT_IN_CATALOGUE
     entry = fault_entry(record, finding.requirement, names)
     aside = asked.aside(finding.requirement)
     writer.unwrapped("")
@@ -341,6 +351,8 @@ def _paragraph(
     writer.line(f"first at {place_text(evidence)}{':' if figures else ''}", indent=2)
     if figures:
         writer.line(figures, indent=2)
+    for sentence in (*evidence.lasting, *evidence.localisation)[:_SENTENCES]:
+        writer.line(label(sentence), indent=2)
     if finding.example is not None and finding.example.command:
         writer.unwrapped(f"  see it again: {one_line(finding.example.command)}")
     others = [other for place, (other, _) in enumerate(cause.members) if place != cause.lead]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -432,7 +433,14 @@ class _Builder:
         clause = {name: place.clause for name, place in self.places.items()}
         decided = [cause for result in self.results for cause in causes(result.findings, clause)]
         others = [cause for result in self.results for cause in causes(result.beside, clause)]
-        full = {id(cause) for cause in (*decided, *others)[:FULL]}
+        # The first cause of every candidate, then the second of each, and so on.
+        turns: Counter[str] = Counter()
+        ranked = []
+        for place, cause in enumerate((*decided, *others)):
+            name = cause.members[cause.lead][0].candidate
+            ranked.append((turns[name], place, id(cause)))
+            turns[name] += 1
+        full = {identity for _, _, identity in sorted(ranked)[:FULL]}
         return (
             tuple(self._cause(cause, full=id(cause) in full) for cause in decided),
             tuple(self._cause(cause, full=id(cause) in full) for cause in others),
@@ -446,6 +454,7 @@ class _Builder:
             anchor=self.anchors[id(finding)],
             statement=self.requirements[finding.requirement].statement,
             aside=self.levels.aside(finding.requirement),
+            together="" if cause.faults else cause.name,
             known=self.known(finding.requirement),
             trials=self.trials.get((finding.candidate, finding.requirement, finding.dtype), []),
             full=full,

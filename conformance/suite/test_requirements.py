@@ -108,7 +108,10 @@ def test_requirement(rnn_group: Group | None, rnn_hosts: Hosts, pytestconfig: py
         pytest.fail(str(error), pytrace=False)
     pytestconfig.stash[COMPARED] += finding.trials
     if not _met(finding.verdict):
-        pytest.fail(failure_message(finding, rnn_hosts.facts(rnn_group)), pytrace=False)
+        message = failure_message(finding, rnn_hosts.facts(rnn_group))
+        if rnn_group.requirement.level != "MUST":
+            pytest.xfail(f"{rnn_group.requirement.level}: {message}")
+        pytest.fail(message, pytrace=False)
 
 
 def _met(verdict: Verdict) -> bool:
