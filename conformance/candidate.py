@@ -17,6 +17,7 @@ from packaging.version import InvalidVersion, Version
 
 from conformance.case import Initial, Padding
 from conformance.errors import SpecError
+from conformance.rounding import Arithmetic
 from conformance.verdict import Owner
 from conformance.worker.api import attest
 
@@ -37,6 +38,7 @@ class Variant:
     paths: for every spelling of the initial state that it offers, the path that an observation must attest, where
         ``{layer}`` stands for the framework's name of the cell's layer, from `layers`.
     features: what it offers beyond plain forward runs; padding: what its outputs past a row's length are.
+    arithmetic: what it computes in, by dtype, where that is not the dtype throughout.
     missing: canonical parameters it has no place for, by cell; cases are run with those at zero.
     unsupported: declared reasons by dtype name, spelling of the initial state, or feature.
     """
@@ -53,6 +55,7 @@ class Variant:
     layers: Mapping[str, str] = field(default_factory=dict)
     features: frozenset[str] = frozenset()
     padding: Padding = "zeros"
+    arithmetic: Mapping[str, Arithmetic] = field(default_factory=dict)
 
     def path(self, cell: str, initial: Initial, features: Sequence[str] = ()) -> str:
         """The path that an observation must attest."""

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 import numpy as np
 
 from conformance.errors import CaseError
-from conformance.rounding import Array, format_of, round_to
+from conformance.rounding import Arithmetic, Array, Format, arithmetic_of, format_of, round_to
 
 Initial = Literal["omitted", "zeros", "given"]
 INITIALS: Final[tuple[Initial, ...]] = get_args(Initial)
@@ -75,6 +75,7 @@ class Case:
     reverse: rows are consumed from their end; outputs stay in the order of the input.
     padding: what outputs past a row's length are: zeros, or free (not specified, not compared).
     evaluation: how a linear recurrence (minGRU, minLSTM) is evaluated: step by step, or as a prefix scan.
+    arithmetic: what the candidate declares to compute in, where that is not the dtype throughout.
     cotangents: empty, or arrays shaped like outputs, final_state (and final_cell), with which the candidate is
         asked for the gradients of the sum of all products.
     strided, inputs_back: the candidate is given a non-contiguous x; is asked for its inputs after the call.
@@ -100,6 +101,7 @@ class Case:
     padding: Padding = "zeros"
     evaluation: Evaluation = "sequential"
     cotangents: Mapping[str, Array] = field(default_factory=dict)
+    arithmetic: Arithmetic = ""
     strided: bool = False
     inputs_back: bool = False
     special: bool = False
@@ -174,6 +176,11 @@ class Case:
         )
 
     @property
+    def format(self) -> Format:
+        """The arithmetic by which the case is judged."""
+        return arithmetic_of(self.dtype, self.arithmetic)
+
+    @property
     def features(self) -> tuple[str, ...]:
         """What the case asks for beyond a plain forward run; the names are those of the adapters' manifests."""
         asked = {
@@ -190,7 +197,7 @@ class Case:
     @property
     def digest(self) -> str:
         """A stable name for the input itself: the same numbers give the same digest on every machine."""
-        own = (self.lengths, self.padding, self.evaluation, self.features)
+        own = (self.lengths, self.padding, self.evaluation, self.arithmetic, self.features)
         what = (self.cell, self.dtype, self.initial, self.batched, self.shape, *own)
         hasher = hashlib.sha256("|".join(map(str, what)).encode())
         arrays = arrays_of(self) | dict(self.parameters) | {f"G {k}": v for k, v in self.cotangents.items()}
@@ -296,6 +303,7 @@ _OPTIONAL: Final[Mapping[str, Any]] = {
     "directions": 1,
     "padding": "zeros",
     "evaluation": "sequential",
+    "arithmetic": "",
     "strided": False,
     "inputs_back": False,
 }

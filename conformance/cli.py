@@ -102,7 +102,7 @@ def main() -> None:
 
 @main.command(epilog=EXIT_CODES)
 @click.argument("candidates", nargs=-1)
-@click.option("-k", "pattern", metavar="TEXT", help="Only requirements whose name contains TEXT.")
+@click.option("-k", "pattern", metavar="TEXT", help="Only requirements in whose name TEXT begins a word.")
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated.")
 @click.option(
     "--examples", default=20, show_default=True, type=click.IntRange(min=0), help="Generated cases per group."

@@ -103,9 +103,9 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Compa
     CaseError: shapes differ from the case's, or there is nothing to compare.
     """
     check_shapes(case, observed)
-    declared = format_of(case.dtype)
+    declared = case.format
     fmt = declared if fault is None else fault.format(case)
-    ops = RunningError(fmt, coarser=fmt is not declared)
+    ops = RunningError(fmt, coarser=fmt.storage > format_of(case.dtype).storage)
     understood = case if fault is None else fault.misread(case)
     variation = CORRECT if fault is None else fault.variation
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -141,7 +141,10 @@ def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
     ------
     CaseError: the cases cannot be stacked, or as `compare`.
     """
-    kinds = {(c.cell, c.dtype, c.initial, c.shape, c.reverse, c.evaluation, c.lengths, c.special) for c in cases}
+    kinds = {
+        (c.cell, c.dtype, c.initial, c.shape, c.reverse, c.evaluation, c.lengths, c.special, c.arithmetic)
+        for c in cases
+    }
     returned = {
         tuple(None if v is None else v.shape for v in (o.outputs, o.final_state, o.cells, o.final_cell))
         for o in observed
@@ -157,7 +160,7 @@ def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
         cells=_stacked([o.cells for o in observed]),
         final_cell=_stacked([o.final_cell for o in observed]),
     )
-    declared = format_of(cases[0].dtype)
+    declared = cases[0].format
     ops = RunningError(declared)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         case = stacked(cases)

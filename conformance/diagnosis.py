@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 from msgspec.structs import replace as replace_struct
-from numpy.typing import NDArray
 
-from conformance.algebra import Exact, Rounded
+from conformance.algebra import Rounded
 from conformance.case import Case, Parameters, Shape, make_case
-from conformance.cells.cell import CORRECT, Indices, itself, wire
+from conformance.cells.cell import Indices, itself, wire
 from conformance.cells.fault import Fault, Transform
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import Observed, compare, seen, unspecified
+from conformance.compare import Observed, compare, unspecified
 from conformance.faults import catalogue
-from conformance.localisation import localise
+from conformance.localisation import LOW_PRECISION, Mask, localise
 from conformance.rounding import Array, format_of
 from conformance.spread import Scattered, scatter
 from conformance.verdict import Diverges
-
-Mask: TypeAlias = NDArray[np.bool_]
 
 # A leaning says something only where the effect would stand this many standard errors off zero.
 SIGNIFICANT: Final = 6.0
@@ -103,22 +100,7 @@ def _compared(case: Case, name: str, part: Scattered) -> Mask:
 
 def _predicted(case: Case, observed: Observed, fault: Fault | None) -> dict[str, Array]:
     """The teacher-forced prediction of a fault, or of the reference, shaped like the parts of a comparison."""
-    understood = case if fault is None else fault.misread(case)
-    variation = CORRECT if fault is None else fault.variation
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        trace = cell_named(case.cell).evaluate(understood, Exact(), variation=variation, seen=seen(case, observed))
-    rows = {
-        "outputs": trace.outputs,
-        "cells": trace.cells,
-        "final_state": trace.final_state,
-        "final_cell": trace.final_cell,
-    }
-    found = {}
-    for name, values in observed.arrays().items():
-        part = rows[name]
-        assert part is not None
-        found[name] = part.reshape(values.shape)
-    return found
+    return {name: part.value for name, part in scatter(case, observed, fault).items()}
 
 
 def _columns(predicted: Array) -> Indices:
@@ -202,12 +184,12 @@ def smallest_found(shape: Shape, *, trials: int = 40, per_octave: int = 1) -> Sm
         hits = dict.fromkeys(found, 0)
         for seed in map(int, seeds):
             case = _dropped(shape, seed, float(size))
-            observed = fault.run(case)
+            ran = fault.run(case)
+            observed = Observed(outputs=ran.outputs, final_state=ran.final_state)
             right = cell_named("gru").run(case, ops=Rounded(format_of("float32")))
-            seen_ = Observed(outputs=observed.outputs, final_state=observed.final_state)
-            outside = not compare(case, seen_).explains
+            outside = not compare(case, observed).explains
             hits["bound"] += outside
-            hits["spread"] += outside or any(lean.suspected for lean in leanings(case, seen_, [fault.name]))
+            hits["spread"] += outside or any(lean.suspected for lean in leanings(case, observed, [fault.name]))
             for name, (relative, absolute) in TOLERANCES.items():
                 allowed = absolute + relative * np.abs(right.outputs)
                 hits[name] += bool(np.any(np.abs(observed.outputs - right.outputs) > allowed))
@@ -240,15 +222,12 @@ def compose(first: Fault, second: Fault, right: Any) -> Fault | None:
 
     right: the correct equations of the cell.
     """
-    changes: dict[str, Any] = {}
-    if first.parameters is not None and second.parameters is not None:
-        changes["parameters"] = _after(first.parameters, second.parameters)
-    else:
-        changes["parameters"] = first.parameters or second.parameters
     equations = _merged(first.equations, second.equations, right)
     if equations is None:
         return None
-    changes["equations"] = equations
+    changes: dict[str, Any] = {"equations": equations, "parameters": first.parameters or second.parameters}
+    if first.parameters is not None and second.parameters is not None:
+        changes["parameters"] = _after(first.parameters, second.parameters)
     for name, usual in (
         ("wiring", wire),
         ("lane0", False),
@@ -319,7 +298,7 @@ def pairs(case: Case, observed: Observed, single: Mapping[str, float]) -> tuple[
 def _visible(case: Case, observed: Observed, fault: Fault, reference: Mapping[str, Array]) -> bool:
     """Whether the fault changes any prediction, or the arithmetic."""
     if fault.arithmetic is not None:
-        return fault.arithmetic(format_of(case.dtype)) is not None
+        return fault.arithmetic(case.format) is not None
     predicted = _predicted(case, observed, fault)
     return any(not np.array_equal(predicted[name], values, equal_nan=True) for name, values in reference.items())
 
@@ -388,4 +367,5 @@ def lasting(case: Case, observed: Observed, fault: Fault) -> str:
         return ""
     start = int(failing[-1] if case.reverse else failing[0])
     since = "" if float(wrong.max()) <= 1.0 else f" from step {start} on"
-    return f"behaves exactly like {fault.name}{since}; residual {100.0 * share:.2g} per cent of the bound"
+    like = "is consistent with" if case.dtype in LOW_PRECISION else "behaves exactly like"
+    return f"{like} {fault.name}{since}; residual {100.0 * share:.2g} per cent of the bound"

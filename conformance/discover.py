@@ -22,10 +22,10 @@ from conformance.candidate import Adapter, Declared, Spec, Variant
 from conformance.case import Initial, Padding
 from conformance.cells import CELLS
 from conformance.cells.fault import Fault
-from conformance.errors import SpecError
+from conformance.errors import CaseError, SpecError
 from conformance.faults import catalogue, register
 from conformance.pins import parse_requirement
-from conformance.rounding import DtypeName
+from conformance.rounding import Arithmetic, DtypeName, arithmetic_of
 from conformance.verdict import Owner
 
 ENTRY_POINTS: Final = "rnn_conformance.adapters"
@@ -94,6 +94,7 @@ class VariantEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     layers: dict[str, Text] = field(default_factory=dict)
     features: tuple[Feature, ...] = ()
     padding: Padding = "zeros"
+    arithmetic: dict[DtypeName, Arithmetic] = field(default_factory=dict)
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -232,6 +233,15 @@ def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
             got=", ".join(sorted(unknown)),
             wanted=" | ".join(CELLS),
         )
+    for dtype, arithmetic in entry.arithmetic.items():
+        try:
+            arithmetic_of(dtype, arithmetic)
+        except CaseError as error:
+            raise SpecError(
+                "a variant declares an arithmetic that its dtype cannot have",
+                where=f"{manifest}, variants.{name}.arithmetic",
+                got=f"{dtype} = {arithmetic!r}",
+            ) from error
     return Variant(
         name=name,
         title=entry.title,
@@ -250,6 +260,7 @@ def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
         layers=entry.layers,
         features=frozenset(entry.features),
         padding=entry.padding,
+        arithmetic={str(dtype): arithmetic for dtype, arithmetic in entry.arithmetic.items()},
     )
 
 

@@ -126,6 +126,9 @@ class _Examination:
         """Run and judge one case; nothing is recorded."""
         if self.settings.stopped():
             raise Interrupted
+        arithmetic = self.group.candidate.variant.arithmetic.get(case.dtype, "")
+        if arithmetic:
+            case = replace(case, arithmetic=arithmetic)
         relation = self.group.requirement.relation
         before = self.seconds
         try:
@@ -240,6 +243,7 @@ def must_rule_out(group: Group) -> frozenset[str]:
             features=requirement.features,
             dtype=group.dtype,
             padding=group.candidate.variant.padding,
+            arithmetic=group.candidate.variant.arithmetic.get(group.dtype, ""),
         )
     if requirement.relation == GRADIENT:
         return visible_gradient_faults(requirement.cell, group.zeroed)

@@ -8,7 +8,8 @@ several remain: h' = (1 - z) n + z h has a solution in z and one in n, and then 
 
 What remains is then asked for a *simple* cause, which holds at every element within its bound: one wrong entry
 of a parameter, a constant factor, or another function of the same argument. An intermediate that is innocent has almost
-never a simple cause, since what it would have to be hangs together with nothing.
+never a simple cause, since what it would have to be hangs together with nothing. In 16 bits several causes often lie
+within the bound, so that there a cause is only said to be consistent with the observation.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from conformance.rounding import Array
 
 Mask: TypeAlias = NDArray[np.bool_]
 
+LOW_PRECISION: Final = ("float16", "bfloat16")
+"""Dtypes whose bounds are too wide to tell causes apart."""
+
 # The bound of the reference, at the reference's values; at the implied values it may be somewhat wider.
 _SLACK: Final = 1.5
 # Past this width the search for a wrong entry of a matrix costs seconds.
@@ -37,6 +41,14 @@ _WIDEST: Final = 64
 _FEWEST: Final = 3
 _HALVINGS: Final = 60
 KEPT: Final = "the state h in the update"
+_SCALED: Final[Mapping[str, frozenset[str]]] = {
+    "the input x": frozenset({"x"}),
+    "the state h entering the step": frozenset({"projections", "update"}),
+    KEPT: frozenset({"update"}),
+    "the state h in the projections": frozenset({"projections"}),
+}
+"""What a constant factor is sought of, and where it enters the step."""
+
 # No argument of an activation is sought past this: the sigmoid and tanh are at their limits.
 _FARTHEST: Final = 1e3
 
@@ -89,7 +101,8 @@ class Suspect:
 class Localisation:
     """Where an observation first departs from the equations, and what can have done it.
 
-    first: (batch, time, unit); steps, rows, units: where states lie outside their bound.
+    first: (batch, time, unit); steps, rows, units: where states lie outside their bound; of: all (B, T, units).
+    low_precision: whether the dtype has 16 bits: what explains the observation need not be its cause then.
     suspects: the intermediates of which one alone can be the cause; cleared: those that cannot, alone; untested: those
     for which nothing can be solved. scales: quantities of which a constant factor explains everything.
     """
@@ -99,6 +112,7 @@ class Localisation:
     rows: tuple[int, ...]
     units: tuple[int, ...]
     of: tuple[int, int, int]
+    low_precision: bool = False
     suspects: tuple[Suspect, ...] = ()
     cleared: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
@@ -129,16 +143,17 @@ class Localisation:
         b, t, unit = self.first
         where = f"b={b}, t={t}, unit {unit}"
         told = [f"wrong {self.extent}; first at ({where})"]
-        told += [f"explained by one factor: {scale}" for scale in self.scales]
+        is_, by, can = ("consistent", "with", "may") if self.low_precision else ("explained", "by", "must")
+        told += [f"{is_} {by} one factor: {scale}" for scale in self.scales]
         simple = [suspect for suspect in self.suspects if suspect.simple]
         for suspect in simple:
             if suspect.causes:
                 since = "" if suspect.since is None else f" from step {suspect.since} on"
-                told.append(f"explained in {suspect.name}{since} by {_causes(suspect.causes)}")
+                told.append(f"{is_} in {suspect.name}{since} {by} {_causes(suspect.causes)}")
             else:
                 told.append(
-                    f"explained by {suspect.name} being another function of the same argument: at ({where}) it should"
-                    f" be {suspect.expected:.4g} and must have been {suspect.implied:.4g}"
+                    f"{is_} {by} {suspect.name} being another function of the same argument: at ({where}) it should"
+                    f" be {suspect.expected:.4g} and {can} have been {suspect.implied:.4g}"
                 )
         if not simple and not self.scales:
             told += self._guesses()
@@ -177,7 +192,7 @@ def _causes(causes: Mapping[int, tuple[Cause, ...]]) -> str:
     return "; ".join(per_unit[:2]) + (f"; and likewise in {rest} more units" if rest > 0 else "")
 
 
-def localise(case: Case, observed: Observed, reference: Comparison | None = None) -> Localisation | None:
+def localise(case: Case, observed: Observed) -> Localisation | None:
     """The account of an observation outside its bound; None where only the final state, or nothing, is wrong.
 
     Intermediates are told for one layer in one direction; elsewhere only the place is. The same holds for
@@ -187,7 +202,7 @@ def localise(case: Case, observed: Observed, reference: Comparison | None = None
     ------
     CaseError: shapes differ from the case's.
     """
-    comparison = compare(case, observed) if reference is None else reference
+    comparison = compare(case, observed)
     outside = comparison.parts["outputs"].share > 1.0
     if not outside.any():
         return None
@@ -201,6 +216,7 @@ def localise(case: Case, observed: Observed, reference: Comparison | None = None
         rows=rows,
         units=units,
         of=(outside.shape[1], outside.shape[0], outside.shape[2]),
+        low_precision=case.dtype in LOW_PRECISION,
     )
     size = case.shape
     plain = size.layers == 1 and size.directions == 1 and size.output == size.hidden
@@ -435,7 +451,7 @@ class _Search:
         assert trace.cells is not None
         if self.observed.cells is None:
             return self._bank(trace.cells), trace.cells
-        return self._bank(_flat(self.observed.cells)), trace.cells
+        return self._bank(self.comparison.parts["cells"].observed), trace.cells
 
     def _memory(self, parts: Mapping[str, Array]) -> tuple[Array, Array, Array] | None:
         """The memory before and after every slot that the observed states imply, and how far off the latter may be.
@@ -451,8 +467,8 @@ class _Search:
             return state
 
         if self.observed.cells is not None:
-            memory = _flat(self.observed.cells)
-            bound = _SLACK * self.comparison.parts["cells"].bound.reshape(memory.shape)
+            part = self.comparison.parts["cells"]
+            memory, bound = (values.reshape(right.shape) for values in (part.observed, _SLACK * part.bound))
             if (np.abs(emitted(memory) - self.after) > self.bound)[self.live].any():
                 return None
             return before, memory, bound
@@ -602,23 +618,21 @@ class _Search:
         if least <= most and np.isfinite(least + most):
             found.append(Cause(what="the factor of the new state h'", taken=(least + most) / 2.0, right=1.0))
         if self.cell.carry is None or self.observed.cells is not None:
-            for what in ("the input x", "the state h entering the step", KEPT, "the state h in the projections"):
-                factor = self._factor(what)
+            for what, places in _SCALED.items():
+                factor = self._factor(places)
                 if factor is not None:
                     found.append(Cause(what=f"the factor of {what}", taken=factor, right=1.0))
         return tuple(found)
 
-    def _factor(self, what: str) -> float | None:
-        """The factor of x or h that explains every output, by Gauss and Newton."""
+    def _factor(self, places: frozenset[str]) -> float | None:
+        """The factor of x or h, in these places, that explains every output, by Gauss and Newton."""
         held = None if self.cell.carry is None else self._reference_memory()[0]
 
         def residual(factor: float) -> Array:
             ops, p, eq = Exact(), self.case.parameters, self.cell.equations
-            x = self.x * (factor if what == "the input x" else 1.0)
-            inner = self.h * (
-                factor if what in ("the state h entering the step", "the state h in the projections") else 1.0
-            )
-            kept = self.h * (factor if what in ("the state h entering the step", KEPT) else 1.0)
+            x = self.x * (factor if "x" in places else 1.0)
+            inner = self.h * (factor if "projections" in places else 1.0)
+            kept = self.h * (factor if "update" in places else 1.0)
             parts = self.cell.project(p, x, inner, self.start, ops, eq)
             memory = None
             if self.cell.carry is not None and held is not None:
@@ -639,11 +653,6 @@ class _Search:
 
 def _given(site: _Site, values: Array) -> dict[int, Array]:
     return {} if site.index is None else {site.index: values}
-
-
-def _flat(values: Array) -> Array:
-    moved = np.swapaxes(values, 0, 1)
-    return moved.reshape(-1, moved.shape[-1])
 
 
 class _NotMonotone(Exception):

@@ -7,6 +7,7 @@ sequence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -391,8 +392,16 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {r.name: r for r in _requiremen
 
 
 def select_requirements(pattern: str | None) -> tuple[Requirement, ...]:
-    """The requirements whose name contains `pattern`; all when it is None. SpecError when none does."""
-    chosen = tuple(r for name, r in REQUIREMENTS.items() if pattern is None or pattern in name)
+    """The requirements in whose name `pattern` begins a word (``gru_hidden`` is not in ``mingru_hidden_none``).
+
+    All when it is None.
+
+    Raises
+    ------
+    SpecError: no requirement matches.
+    """
+    wanted = re.compile("" if pattern is None else rf"(?<![a-z0-9]){re.escape(pattern)}")
+    chosen = tuple(r for name, r in REQUIREMENTS.items() if wanted.search(name))
     if not chosen:
         raise SpecError("no requirement matches", got=repr(pattern), wanted="see `rnn-conformance list requirements`")
     return chosen

@@ -7,7 +7,7 @@ holds the rounded values exactly: NumPy itself has no bfloat16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -105,6 +105,30 @@ FORMATS: Final[dict[DtypeName, Format]] = {
         tanh_ulps=2.0,
     ),
 }
+
+
+# What a candidate may declare to compute in, beside the declared dtype throughout.
+Arithmetic = Literal["", "tf32-products", "bfloat16-products", "float32-activations", "float32-throughout"]
+
+
+def arithmetic_of(dtype: str, declared: Arithmetic) -> Format:
+    """The format of `dtype` in a declared arithmetic; CaseError when that does not belong to the dtype."""
+    fmt = format_of(dtype)
+    match declared:
+        case "":
+            return fmt
+        case "tf32-products" if dtype == "float32":
+            return replace(fmt, operands=2.0**-11)
+        case "bfloat16-products" if dtype == "float32":
+            return replace(fmt, operands=2.0**-8)
+        case "float32-activations" if dtype == "float64":
+            return replace(fmt, activation=FORMATS["float32"].storage)
+        case "float32-throughout" if dtype == "float64":
+            return FORMATS["float32"]
+        case _:
+            raise CaseError(
+                "no such arithmetic", got=f"{declared!r} for {dtype}", wanted=" | ".join(get_args(Arithmetic))
+            )
 
 
 def format_of(dtype: str) -> Format:

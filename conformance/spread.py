@@ -29,7 +29,7 @@ from conformance.cells.cell import CORRECT
 from conformance.cells.fault import Fault
 from conformance.cells.registry import cell_named
 from conformance.compare import Observed, check_shapes, seen
-from conformance.rounding import Array, Format, format_of
+from conformance.rounding import Array, Format
 
 # Over this distance an activation may bend: its slope is then taken as that of a secant.
 _STRAIGHT: Final = 0.05
@@ -179,7 +179,7 @@ def scatter(case: Case, observed: Observed, fault: Fault | None = None) -> dict[
     CaseError: shapes differ from the case's.
     """
     check_shapes(case, observed)
-    declared = format_of(case.dtype)
+    declared = case.format
     fmt = declared if fault is None else fault.format(case)
     ops = Spread(fmt, coarser=fmt is not declared)
     understood = case if fault is None else fault.misread(case)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from conformance.adequacy import Adequacy
+from conformance.cells import CELLS
 from conformance.cli import main
+from conformance.faults import CATALOGUE
 from conformance.record import read_record
 from conformance.verdict import Agrees, Diverges
 
@@ -94,7 +100,7 @@ def test_the_minimal_case_can_be_run_again(tmp_path: Path) -> None:
     assert again.exit_code == 1, again.output
     for variant, code, kind in (("drop_rbhn_t0", 1, Diverges), ("good", 0, Agrees)):
         out = tmp_path / variant
-        fixed = ["--adapter", WRONG, "--output", str(out), "--case", str(case_file)]
+        fixed = ["--adapter", WRONG, "--output", str(out), "--case", str(case_file), "-k", "gru_hidden_none"]
         result = invoke("run", f"wrong:{variant}", *fixed)
         assert result.exit_code == code, result.output
         (finding,) = read_record(next(out.glob("*.jsonl"))).findings
@@ -108,7 +114,7 @@ def test_the_minimal_case_can_be_run_again(tmp_path: Path) -> None:
         (("run", "nothing:none"), ["unknown adapter", "mlx"]),
         (("run", "mlx:nine"), ["no such variant", "none | zeros"]),
         (("run", "mlx:none=0.31"), ["cannot read the candidate"]),
-        (("run", "-k", "gru_hiden"), ["no requirement matches", "gru_hidden_none"]),
+        (("run", "-k", "gru_hiden"), ["no requirement matches", "gru_hiden", "list requirements"]),
         (("run", "--adapter", "/nowhere"), ["cannot read an adapter's manifest", "/nowhere"]),
         (("run", "--case", "/nowhere.json"), ["cannot read the case file"]),
         (("run", "--dtype", "float8"), ["float8"]),
@@ -158,6 +164,15 @@ def test_smoke_tells_a_healthy_adapter_from_a_broken_one() -> None:
         assert result.exit_code == 3, variant
 
 
+def test_smoke_knows_every_cell() -> None:
+    """An adapter that offers all of them is asked for each, in every spelling, batched and unbatched."""
+    result = invoke("smoke", "numpy:float32")
+    assert result.exit_code == 0, result.output
+    # Three spellings of the state; a positive state cannot be zero and is not given.
+    positive = sum(kind.positive for kind in CELLS.values())
+    assert f"{2 * (3 * len(CELLS) - positive)} cases" in result.output
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [
@@ -193,7 +208,8 @@ def test_help_documents_the_exit_codes() -> None:
     for arguments in (("--help",), ("run", "--help")):
         text = invoke(*arguments).output
         assert "Exit codes:" in text
-        assert "something diverges" in text
+        assert "0  nothing diverges on a MUST requirement" in text
+        assert "1  something does" in text
 
 
 def test_ctrl_c_leaves_a_readable_incomplete_record(tmp_path: Path) -> None:
@@ -221,18 +237,51 @@ def test_ctrl_c_leaves_a_readable_incomplete_record(tmp_path: Path) -> None:
     assert "incomplete" in output.lower() + errors.lower()
 
 
-def test_faults_prints_the_matrix_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite proves its own teeth: matrix, score, replicas, exit code 0."""
+def test_faults_prints_its_scores_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite proves its own teeth: what it catches and names, its replicas, exit code 0."""
     monkeypatch.setenv("COLUMNS", "250")
-    result = invoke("faults", "--cell", "gru", "--dtype", "float32")
+    result = invoke("faults", "--cell", "elman", "--dtype", "float16", "--brief")
     assert result.exit_code == 0, result.output
-    assert "this suite catches 39 of 39, names 39 uniquely, 0 wrongly" in result.output
-    assert "replica of 'shapes only': catches 0 of 39" in result.output
+    assert re.search(r"elman float16: caught (\d+) of \1; named uniquely (\d+) of the \2 ", result.output)
+    assert "wrongly 0; false alarms on 30 conforming runs: 0" in result.output
+    assert f"replica of 'shapes only': catches 0 of {len(CATALOGUE['elman'])} faults" in result.output
 
 
-def test_faults_fails_when_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A blind judge makes the command fail and say so."""
-    monkeypatch.setattr("conformance.adequacy.judge", lambda *_: Agrees(excluded=frozenset(), share=0.0, compared=1))
+class Matrix(Executor):
+    """A pool that answers every question with one matrix."""
+
+    matrix: Adequacy
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def submit(self, *_: object, **__: object) -> Future[Any]:  # type: ignore[override]
+        done: Future[Any] = Future()
+        done.set_result(self.matrix)
+        return done
+
+
+def test_faults_fails_when_something_is_missed_or_misnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What slips through, and what gets another name, is said on the last lines, and is exit code 1."""
+    monkeypatch.setenv("COLUMNS", "250")
+    Matrix.matrix = Adequacy(
+        cell="gru",
+        dtype="float32",
+        catches={
+            "drop_rbhn_t0": {"gru_hidden_none": "missed", "gru_hidden_given": "hidden"},
+            "swap_rz": {"gru_hidden_none": "misnamed", "gru_hidden_given": "named"},
+        },
+        kinds={"drop_rbhn_t0": "fault", "swap_rz": "fault"},
+        aims={"gru_hidden_none": ("drop_rbhn_t0",), "gru_hidden_given": ("swap_rz",)},
+        oracles={"shapes only": frozenset()},
+        void=frozenset(),
+        false_alarms={"derived bound": 0},
+        conforming=30,
+    )
+    monkeypatch.setattr("conformance.cli.ProcessPoolExecutor", Matrix)
     result = invoke("faults", "--cell", "gru", "--dtype", "float32")
     assert result.exit_code == 1
-    assert "no requirement catches drop_rbhn_t0" in result.output
+    assert re.search(r"drop_rbhn_t0\W+\.\W+\.", result.output)
+    assert re.search(r"swap_rz\W+W\W+N\W+\.", result.output)
+    for problem in ("no requirement catches drop_rbhn_t0", "gru_hidden_none gives swap_rz another name"):
+        assert f"problem: gru float32: {problem}" in result.output

@@ -80,6 +80,22 @@ def test_a_third_adapter_is_found_by_path(tmp_path: Path) -> None:
     assert (adapter.folder, variant.paths) == (tmp_path, {"given": "loop"})
 
 
+def test_features_layers_and_padding_are_read(tmp_path: Path) -> None:
+    """What a variant offers beyond plain runs, what its padding is, and how its paths name each cell's layer."""
+    manifest = GOOD.replace('["gru"]', '["gru", "elman"]').replace('"loop"', '"{layer}(x, h)"')
+    manifest += 'features = ["lengths", "gradients"]\npadding = "free"\nunbatched = false\n'
+    manifest += '[variants.one.layers]\ngru = "nn.GRU"\n'
+    manifest += '[[variants.one.unsupported]]\nwhat = "layers"\nowner = "upstream"\nreason = "not offered"\n'
+    variant = read_adapter(folder_with(tmp_path, manifest)).variants["one"]
+    assert variant.padding == "free"
+    asked = ("lengths", "gradients", "reverse", "unbatched", "layers")
+    assert [feature for feature in asked if variant.offers(feature)] == ["lengths", "gradients"]
+    assert variant.unsupported["layers"].owner == "upstream"
+    assert variant.path("gru", "given") == "nn.GRU(x, h)"
+    assert variant.path("gru", "given", ("lengths", "gradients")) == "nn.GRU(x, h) +lengths +gradients"
+    assert variant.path("elman", "given") == "elman(x, h)", "a layer without a name of its own goes by that of its cell"
+
+
 def test_an_adapter_may_not_take_anothers_name(tmp_path: Path) -> None:
     """A folder named like a shipped adapter does not replace it silently."""
     with pytest.raises(SpecError, match="two adapters have one name"):
@@ -96,6 +112,9 @@ def test_an_adapter_may_not_take_anothers_name(tmp_path: Path) -> None:
         (GOOD + 'colour = "red"\n', "colour"),
         (GOOD.replace('["gru"]', '["grue"]'), "unknown cell"),
         (GOOD.replace("{ given", "{ borrowed"), "borrowed"),
+        (GOOD + 'features = ["flight"]\n', "flight"),
+        (GOOD + 'padding = "ones"\n', "ones"),
+        (GOOD + '[[variants.one.unsupported]]\nwhat = "flight"\nowner = "ours"\nreason = "no wings"\n', "flight"),
         (GOOD.replace('paths = { given = "loop" }', "paths = {}"), "paths"),
         ('[adapter]\nname = "a"\ntitle = "a"\ndistribution = "a"\n[variants]\n', "variants"),
     ],

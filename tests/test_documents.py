@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
 import conformance
 from conformance.cli import main
-from conformance.discover import find_adapters
+from conformance.discover import Feature, find_adapters
 from conformance.faults import CATALOGUE
+from conformance.worker.api import Result, WorkerCase
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,6 +72,15 @@ def test_faults_named_in_the_documents_exist() -> None:
     ).read_text(encoding="utf-8")
 
 
+def test_the_tutorial_knows_every_feature() -> None:
+    """What a manifest may offer is explained; what the API calls its fields is what the page calls them."""
+    assert [feature for feature in get_args(Feature) if f"`{feature}`" not in TUTORIAL] == []
+    fields = {field.name for kind in (WorkerCase, Result) for field in dataclasses.fields(kind)}
+    names = ("lengths", "reverse", "directions", "layers", "cotangents", "inputs_back", "gradients", "inputs_after")
+    assert set(names) <= fields
+    assert [name for name in names if f"`{name}`" not in TUTORIAL] == []
+
+
 def test_the_changelog_knows_this_version() -> None:
     """The version of the distribution has an entry."""
     assert f"## {conformance.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -84,9 +96,9 @@ def tutorial_adapter(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, out: Path) -> tuple[int, str]:
+def run(folder: Path, out: Path, *more: str) -> tuple[int, str]:
     """Run the adapter; its exit code and the summary without spaces."""
-    arguments = ["run", "mine", "--adapter", str(folder), "--output", str(out), "--examples", "3", "--forget"]
+    arguments = ["run", "mine", "--adapter", str(folder), "--output", str(out), "--examples", "3", "--forget", *more]
     result = CliRunner().invoke(main, arguments)
     return result.exit_code, "".join(result.output.split())
 
@@ -117,7 +129,7 @@ def test_the_tutorials_mistakes_get_their_names(tmp_path: Path, right: str, wron
     code = (folder / "adapter.py").read_text(encoding="utf-8")
     assert right in code
     (folder / "adapter.py").write_text(code.replace(right, wrong), encoding="utf-8")
-    exit_code, output = run(folder, tmp_path / "out")
+    exit_code, output = run(folder, tmp_path / "out", "-k", "gru_hidden_given")
     assert exit_code == 1
     assert f"behaveslike{fault}" in output
 

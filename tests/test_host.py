@@ -8,15 +8,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from conformance.candidate import Spec
-from conformance.case import Case
+from conformance.case import INITIALS, Case, Initial
+from conformance.compare import check_shapes
 from conformance.discover import read_adapter
 from conformance.environments import Interpreter, current
+from conformance.gradient import check_gradients
 from conformance.host import MAX_RESTARTS, TAIL_BYTES, Host, Observation, signal_name
 from conformance.judge import judge
 from conformance.plan import Candidate
@@ -280,7 +284,7 @@ def test_a_worker_killed_during_its_start_is_started_again(tmp_path: Path) -> No
     code = (folder / "adapter.py").read_text()
     once = f"import pathlib\nmark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
     once += "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n"
-    (folder / "adapter.py").write_text(code.replace("CASES_SEEN = []", f"{once}CASES_SEEN = []"))
+    (folder / "adapter.py").write_text(code.replace("LAST = {}", f"{once}LAST = {{}}"))
     adapter = read_adapter(folder)
     candidate = Candidate(spec=Spec(adapter="wrong", variant="good"), adapter=adapter, variant=adapter.variants["good"])
     with Watched(candidate) as watched:
@@ -289,3 +293,168 @@ def test_a_worker_killed_during_its_start_is_started_again(tmp_path: Path) -> No
     assert (first.kind, first.signal) == ("start", "SIGKILL")
     assert isinstance(second, Observation)
     assert watched.incidents == [first]
+
+
+# The contract of features, kept by the host whatever an adapter returns
+
+
+STUB = """
+import json
+import numpy as np
+from conformance.worker.api import Result, attest
+
+def facts():
+    return {}
+
+def run(case):
+    lead, time = case.x.shape[:-2], case.x.shape[-2]
+    blocks, directions = case.layers * case.directions, case.directions
+    memory = case.hidden
+    state = case.parameters["W_p"].shape[0] if "W_p" in case.parameters else memory
+    ones = lambda *shape: np.ones(shape, np.float32)
+    arrays = {"outputs": ones(*lead, time, directions * state), "final_state": ones(*lead, blocks * state)}
+    if case.cell.startswith("lstm"):
+        arrays |= {"cells": ones(*lead, time, directions * memory), "final_cell": ones(*lead, blocks * memory)}
+    own = {**case.parameters, "x": case.x}
+    own |= {name: value for name, value in (("h0", case.h0), ("c0", case.c0)) if value is not None}
+    gradients = {name: ones(*value.shape) for name, value in own.items()} if case.cotangents else {}
+    after = dict(own) if case.inputs_back else {}
+    match case.variant:
+        case "no_x":
+            gradients.pop("x", None)
+            after.pop("x", None)
+        case "x_only":
+            gradients = {name: value for name, value in gradients.items() if name == "x"}
+            after = {name: value for name, value in after.items() if name == "x"}
+            arrays.pop("cells", None)
+            arrays.pop("final_cell", None)
+        case "unknown_name":
+            gradients = gradients and {**gradients, "W_q": ones(1)}
+            after = after and {**after, "W_q": ones(1)}
+        case "transposed":
+            gradients = {name: value.T for name, value in gradients.items()}
+            after = {name: value.T for name, value in after.items()}
+            if "cells" in arrays:
+                arrays["cells"] = arrays["cells"][..., :1]
+        case "unasked":
+            gradients = after = own
+        case "memory":
+            arrays["final_cell"] = arrays["final_state"]
+        case "one_direction":
+            arrays["outputs"] = arrays["outputs"][..., :state]
+        case "one_layer":
+            arrays["final_state"] = arrays["final_state"][..., :state]
+        case "cut":
+            arrays["outputs"] = arrays["outputs"][..., :-1, :]
+    path = attest("stub", case.features)
+    return Result(dtype=case.dtype, path=path, gradients=gradients, inputs_after=after, **arrays)
+"""
+EVERYTHING = ("lengths", "reverse", "bidirectional", "layers", "gradients")
+
+
+@pytest.fixture
+def stub(tmp_path: Path, miniature: MiniatureOf) -> MiniatureOf:
+    """A worker that answers any case with arrays of ones in its shapes, or breaks the contract, by variant name."""
+    (tmp_path / "adapter.py").write_text(STUB)
+    good = miniature("good")
+
+    def of(variant: str) -> Candidate:
+        return replace(
+            good,
+            adapter=replace(good.adapter, folder=tmp_path),
+            variant=replace(good.variant, name=variant, features=frozenset(EVERYTHING)),
+        )
+
+    return of
+
+
+def featured(cell: str, *features: str, initial: Initial = "given", batched: bool = True, **changes: Any) -> Case:
+    """A small case with these features."""
+    shape, _ = LATTICE[2] if batched else LATTICE[1]
+    signature = Signature(shape=shape, batched=batched, seed=5, scale=0.8, decimals=12, fills=())
+    case = build(signature, cell=cell, dtype="float32", initial=initial, features=features)
+    return replace(case, **changes)
+
+
+@pytest.mark.parametrize("initial", INITIALS)
+@pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "lstm_projection"])
+def test_everything_asked_for_comes_back_in_its_shape(
+    stub: MiniatureOf, cell: str, batched: bool, initial: Initial
+) -> None:
+    """Memories, gradients and inputs are batched again; what an omitted state has no gradient of is not missed."""
+    case = featured(cell, *EVERYTHING, initial=initial, batched=batched, strided=batched, inputs_back=True)
+    with Watched(stub("good")) as watched:
+        answer = watched.host.observe(case)
+    assert isinstance(answer, Observation), answer
+    assert answer.path == "stub " + " ".join(f"+{feature}" for feature in case.features)
+    check_shapes(case, answer.observed)
+    assert (answer.observed.final_cell is None) == (case.c0 is None)
+    own = {**case.parameters, "x": case.x}
+    if initial != "omitted":
+        own |= {name: value for name, value in (("h0", case.h0), ("c0", case.c0)) if value is not None}
+    for found in (answer.observed.gradients, answer.observed.inputs_after):
+        assert {name: value.shape for name, value in found.items()} == {n: value.shape for n, value in own.items()}
+    for name, value in own.items():
+        np.testing.assert_array_equal(answer.observed.inputs_after[name], value)
+    if cell == "gru":
+        check_gradients(case, answer.observed)
+
+
+@pytest.mark.parametrize(
+    ("variant", "cell", "features", "message"),
+    [
+        ("no_x", "gru", ("gradients",), "gradient:x"),
+        ("no_x", "gru", ("inputs_back",), "after:x"),
+        ("unknown_name", "gru", ("gradients",), "gradient:W_q"),
+        ("unknown_name", "gru", ("inputs_back",), "after:W_q"),
+        ("transposed", "gru", ("gradients",), "has shape"),
+        ("transposed", "gru", ("inputs_back",), "has shape"),
+        ("transposed", "lstm", (), "cells has shape"),
+        ("unasked", "gru", (), "gradient:"),
+        ("unasked", "gru", ("gradients",), "after:"),
+        ("unasked", "gru", ("inputs_back",), "gradient:"),
+        ("memory", "gru", (), "final_cell"),
+        ("memory", "mingru", ("lengths",), "final_cell"),
+        ("memory", "lstm_projection", (), "final_cell has shape"),
+        ("one_direction", "gru", ("bidirectional",), "outputs has shape"),
+        ("one_layer", "gru", ("layers",), "final_state has shape"),
+        ("cut", "gru", ("lengths",), "outputs has shape"),
+    ],
+)
+def test_what_does_not_fit_the_features_breaks_the_contract(
+    stub: MiniatureOf, variant: str, cell: str, features: tuple[str, ...], message: str
+) -> None:
+    """Names too few, too many or unknown, and shapes of another situation: each is told, and costs no restart."""
+    asked = [feature for feature in features if feature != "inputs_back"]
+    case = featured(cell, *asked, inputs_back="inputs_back" in features)
+    with Watched(stub(variant)) as watched:
+        answer = watched.host.observe(case)
+        assert watched.host.pid is not None
+    assert isinstance(answer, Broken)
+    assert answer.kind == "contract"
+    assert message in answer.message
+    assert watched.incidents == []
+
+
+def test_what_may_be_missing_may_be_missing(stub: MiniatureOf) -> None:
+    """Gradients of x alone, and no memory, are an observation: what is short is for the judge to say."""
+    case = featured("lstm", "gradients", inputs_back=True)
+    with Watched(stub("x_only")) as watched:
+        answer = watched.host.observe(case)
+    assert isinstance(answer, Observation)
+    assert (answer.observed.cells, answer.observed.final_cell) == (None, None)
+    assert answer.observed.gradients.keys() == answer.observed.inputs_after.keys() == {"x"}
+
+
+@pytest.mark.parametrize("cut", [np.s_[:, :0], np.s_[:0]], ids=["no steps", "no rows"])
+def test_empty_cases_are_asked_and_answered(stub: MiniatureOf, cut: tuple[slice, ...]) -> None:
+    """Arrays without elements pass the wire in both directions, in their shapes."""
+    case = featured("lstm")
+    rows = cut[0] if isinstance(cut, tuple) else cut
+    case = replace(case, x=case.x[cut], h0=case.h0[rows], c0=None if case.c0 is None else case.c0[rows])
+    with Watched(stub("good")) as watched:
+        answer = watched.host.observe(case)
+    assert isinstance(answer, Observation)
+    assert answer.observed.outputs.shape == (case.shape.batch, case.shape.time, case.shape.hidden)
+    assert answer.observed.final_state.shape == case.h0.shape

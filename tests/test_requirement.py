@@ -85,7 +85,7 @@ def offered(requirement: Requirement) -> Mapping[str, object]:
 
 @pytest.mark.parametrize("requirement", ALL)
 def test_aims_exist_and_can_show(requirement: Requirement) -> None:
-    """Each aim is a fault or behaviour that can be planted; of those that are judged, one that shows in that situation."""
+    """Each aim is a fault or behaviour that can be planted, and a fault shows in the requirement's situation."""
     assert set(requirement.aims) <= offered(requirement).keys()
     dtypes = requirement.dtypes or DTYPES
     if requirement.relation == REFERENCE:

@@ -135,7 +135,7 @@ def test_a_feature_that_is_not_attested_is_inconclusive(miniature: MiniatureOf) 
 
 
 def test_what_a_variant_has_no_notion_of_is_not_asked(miniature: MiniatureOf) -> None:
-    """A feature that is neither offered nor declared out makes no group; a declared one is unsupported, with its owner."""
+    """A feature neither offered nor declared out makes no group; one declared out is unsupported, with its owner."""
     good = miniature("good")
     asked = [REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_lengths"], REQUIREMENTS["gru_gradient"]]
     assert [group.requirement.name for group in plan([good], asked)] == ["gru_hidden_none"]

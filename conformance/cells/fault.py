@@ -17,7 +17,7 @@ from conformance.algebra import Algebra, Rounded
 from conformance.case import Case, Parameters, unchecked
 from conformance.cells.cell import Block, Rows, Sequence, Variation, Wiring, itself, wire
 from conformance.cells.registry import cell_named
-from conformance.rounding import Array, Format, format_of
+from conformance.rounding import Array, Format
 from conformance.worker.api import block, prefix_of
 
 Transform = Callable[[Parameters], Mapping[str, Array]]
@@ -63,7 +63,7 @@ class Fault:
 
     def format(self, case: Case) -> Format:
         """The arithmetic in which the faulty implementation computes the case."""
-        declared = format_of(case.dtype)
+        declared = case.format
         return (self.arithmetic(declared) if self.arithmetic is not None else None) or declared
 
     def misread(self, case: Case) -> Case:

@@ -19,11 +19,11 @@ PRECISION: Final = ("float32_inside", "tf32_products", "bfloat16_products", "bfl
 
 
 def _inside(declared: str, name: DtypeName) -> Callable[[Format], Format | None]:
-    return lambda fmt: FORMATS[name] if fmt.name == declared else None
+    return lambda fmt: FORMATS[name] if fmt.name == declared and fmt.activation < FORMATS[name].storage else None
 
 
 def _operands(unit: float) -> Callable[[Format], Format | None]:
-    return lambda fmt: replace(fmt, operands=unit) if fmt.name == "float32" else None
+    return lambda fmt: replace(fmt, operands=unit) if fmt.name == "float32" and fmt.operands < unit else None
 
 
 def precision_faults(fault: Callable[..., Fault]) -> tuple[Fault, ...]:

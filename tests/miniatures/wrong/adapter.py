@@ -9,7 +9,6 @@ import numpy as np
 
 from conformance.worker.api import Result, WorkerCase, attest
 
-CASES_SEEN = []
 LAST = {}
 
 
@@ -18,12 +17,11 @@ def facts():
 
 
 def run(case: WorkerCase):
-    CASES_SEEN.append(case)
     match case.variant:
         case "crash":
             print("about to abort", file=sys.stderr, flush=True)
             os.abort()
-        case "crash_once" if len(CASES_SEEN) == 2 and case.x.shape[-1] == 4:
+        case "crash_once" if case.x.shape[-1] == 30:  # the trained model, one of the shipped cases
             os.abort()
         case "exit":
             os._exit(7)
