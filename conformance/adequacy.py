@@ -22,7 +22,7 @@ from conformance.case import Case, Initial, Shape
 from conformance.cells import cell_named
 from conformance.cells.fault import Fault
 from conformance.compare import Observed, compare
-from conformance.errors import CaseError
+from conformance.errors import ShapeError
 from conformance.faults import catalogue
 from conformance.gradient import judge_gradients, planted_gradients, visible_gradient_faults
 from conformance.gradient_faults import gradient_catalogue
@@ -173,7 +173,7 @@ def _catch(requirement: Requirement, name: str, kind: Kind, dtype: str, complete
     def ask(case: Case) -> TrialVerdict:
         try:
             return judge_relation(requirement.relation, case, implementation(case.cell, name), frozenset())[0]
-        except CaseError as refused:  # a shape that no observation may have
+        except ShapeError as refused:  # a shape that no observation may have
             return Broken(kind="contract", message=str(refused))
 
     return _judged(requirement, name, dtype, ask)

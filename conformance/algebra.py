@@ -392,14 +392,15 @@ class RunningError:
     def quotient(self, numerator: Bounded, denominator: Bounded) -> Bounded:
         """(n + dn)/(d + dd) - n/d = (dn - q dd)/(d + dd), for a denominator that keeps its sign within its error.
 
-        A share, the quotient of one of several non-negative terms by their sum, lies in [0, 1] even where it does not.
+        A share, the quotient of one of several non-negative terms by their sum, lies in [0, 1]. Where the denominator
+        may be lost altogether, 0/0 is as conforming as anything: no bound.
         """
         value = numerator.value / denominator.value
         least = np.abs(denominator.value) - denominator.error
         carried = (numerator.error + np.abs(value) * denominator.error) / np.where(least > 0, least, np.nan)
-        carried = np.where(least > 0, carried, np.inf)
         share = (numerator.value >= 0) & (numerator.value <= denominator.value)
         carried = np.where(share, np.minimum(carried, 1.0), carried)
+        carried = np.where(least > 0, carried, np.inf)
         return Bounded(value, carried + self.format.storage * (np.abs(value) + carried) + self.format.underflow)
 
     def select(self, rows: Array, yes: Bounded, no: Bounded) -> Bounded:

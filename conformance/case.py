@@ -8,7 +8,7 @@ omitted state and a zero state are two code paths in the frameworks under test.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
@@ -24,6 +24,15 @@ Padding = Literal["zeros", "free"]
 Evaluation = Literal["sequential", "scan", "log-scan"]
 
 Parameters: TypeAlias = Mapping[str, Array]
+
+
+# Features of a requirement that its cases have; others are asked of the way in which a plain case is run.
+CASE_FEATURES: Final = frozenset(("lengths", "reverse", "bidirectional", "layers", "gradients"))
+
+
+def asked_of_cases(features: Iterable[str]) -> frozenset[str]:
+    """Those of a requirement's features that its cases have."""
+    return CASE_FEATURES.intersection(features)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from rich.text import Text
 from conformance import __version__
 from conformance.adequacy import adequacy
 from conformance.candidate import parse_spec
-from conformance.case import Case, case_to_json
+from conformance.case import Case, asked_of_cases, case_to_json
 from conformance.discover import find_adapters, load_faults
 from conformance.display import Display, Lines
 from conformance.environments import cache_root, list_environments, prune
@@ -190,7 +190,12 @@ def _groups(
 ) -> tuple[Group, ...]:
     requirements = select_requirements(pattern)
     if only is not None:
-        requirements = tuple(r for r in requirements if (r.cell, r.initial) == (only.cell, only.initial))
+        asked = frozenset(only.features)
+        requirements = tuple(
+            r
+            for r in requirements
+            if (r.cell, r.initial, asked) == (only.cell, only.initial, asked_of_cases(r.features))
+        )
         dtypes = (only.dtype,)
         if not requirements:
             raise SpecError(

@@ -20,7 +20,7 @@ from conformance.cells.cell import CORRECT, Seen
 from conformance.cells.fault import Fault
 from conformance.cells.registry import cell_named
 from conformance.cells.scan import scanned
-from conformance.errors import CaseError
+from conformance.errors import CaseError, ShapeError
 from conformance.rounding import Array, Format, format_of
 
 
@@ -123,7 +123,7 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Compa
             name: _part(case, values, predicted[name], ops.reference_share, declared, padded=name in PER_STEP)
             for name, values in observed.arrays().items()
         }
-    parts = _after_overflow(case, parts, declared)
+    parts = _after_overflow(case, parts)
     skipped = unspecified(case).sum() * (case.shape.output * case.shape.directions)
     compared = sum(part.share.size for part in parts.values()) - int(skipped)
     if compared <= 0:
@@ -184,12 +184,12 @@ def _stacked(values: Sequence[Array | None]) -> Array | None:
     return np.array(found) if found else None
 
 
-def _after_overflow(case: Case, parts: dict[str, Part], declared: Format) -> dict[str, Part]:
-    """Nothing can be predicted from a state that has overflowed: from there on a row's bound is infinite."""
+def _after_overflow(case: Case, parts: dict[str, Part]) -> dict[str, Part]:
+    """Nothing can be predicted from a state that is rightly not finite: from there on a row's bound is infinite."""
     outputs = parts["outputs"]
     if case.special or np.all(np.isfinite(outputs.observed)):
         return parts
-    beyond = np.isinf(outputs.observed) & (np.abs(outputs.predicted) + outputs.bound >= declared.largest)
+    beyond = ~np.isfinite(outputs.observed) & (outputs.share == 0.0) & ~unspecified(case)[..., None]
     lost = np.any(beyond, axis=2, keepdims=True)
     some = np.any(lost, axis=0, keepdims=True)
     if case.directions == 2:
@@ -220,14 +220,14 @@ def seen(case: Case, observed: Observed) -> Seen:
 
 
 def check_shapes(case: Case, observed: Observed) -> None:
-    """Raise CaseError unless every array has the shape that the case asks for."""
+    """Raise ShapeError unless every array has the shape that the case asks for."""
     size = case.shape
     units = {"outputs": size.output, "final_state": size.output, "cells": size.hidden, "final_cell": size.hidden}
     for name, values in observed.arrays().items():
         slots, blocks = (size.time, 1) if name in PER_STEP else (1, size.layers)
         wanted = (slots, size.batch, blocks * size.directions * units[name])
         if values.shape != wanted:
-            raise CaseError(
+            raise ShapeError(
                 "the observation does not have the shape of the case",
                 where=f"{case.origin}, {name}, as (slots, B, units)",
                 got=str(values.shape),
@@ -249,6 +249,8 @@ def _part(
     assert rows is not None
     predicted = rows.value.reshape(observed.shape)
     bound = rows.error.reshape(observed.shape) * reference_share
+    # An infinite error times a zero is no number, and no bound either.
+    bound = np.where(np.isnan(bound) & np.isfinite(predicted), np.inf, bound)
     residual = np.abs(observed - predicted)
     share = residual / bound
     # Nothing is outside an infinite bound; `bounded` says that nothing is shown there either.

@@ -37,6 +37,10 @@ class CaseError(ConformanceError):
     """A case, weights file or parameter set that is malformed."""
 
 
+class ShapeError(CaseError):
+    """An observation that does not have the shape of its case: a broken contract."""
+
+
 class SpecError(ConformanceError):
     """A candidate spec, adapter, variant or requirement that does not exist or cannot be parsed."""
 

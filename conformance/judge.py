@@ -118,7 +118,7 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
             evidence=evidence(case, observed, reference, residuals),
         )
     if not reference.bounded:
-        return Inconclusive(why="the bound overflows on this case: everything would lie inside it")
+        return Inconclusive(why="the bound overflows on this case: everything would lie inside it", blank=True)
     wanted = frozenset(against)
     faults = catalogue(case.cell)
     excluded = frozenset(name for name in wanted if rules_out(case, observed, faults[name]))
@@ -249,7 +249,7 @@ def combine(verdicts: Sequence[TrialVerdict], *, required: frozenset[str]) -> Tr
     broken = [v for v in verdicts if isinstance(v, Broken)]
     if broken:
         return broken[0]
-    untrusted = [v for v in verdicts if isinstance(v, Inconclusive) and not v.missing]
+    untrusted = [v for v in verdicts if isinstance(v, Inconclusive) and not v.missing and not v.blank]
     if untrusted:
         return untrusted[0]
     excluded: frozenset[str] = frozenset()
@@ -266,6 +266,9 @@ def combine(verdicts: Sequence[TrialVerdict], *, required: frozenset[str]) -> Tr
                 raise AssertionError("handled above")
             case _:
                 assert_never(verdict)
+    blank = [v for v in verdicts if isinstance(v, Inconclusive) and v.blank]
+    if len(blank) == len(verdicts):
+        return blank[0]
     lacking = required - excluded
     if lacking:
         return Inconclusive(

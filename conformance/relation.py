@@ -25,7 +25,7 @@ from conformance.case import Case
 from conformance.cells import cell_named
 from conformance.cells.fault import Fault
 from conformance.compare import Comparison, Observed, compare
-from conformance.errors import CaseError
+from conformance.errors import CaseError, ShapeError
 from conformance.faults import catalogue
 from conformance.judge import TrialVerdict, evidence, hypotheses, planted
 from conformance.rounding import Array, format_of, round_to
@@ -71,7 +71,7 @@ def judge_relation(name: str, case: Case, run: Runner, against: frozenset[str]) 
     except NotShown as reason:
         return Inconclusive(why=str(reason)), None
     if not all(compare(pair.case, pair.observed).bounded for pair in pairs if pair.judged):
-        return Inconclusive(why="the bound overflows on this case: everything would lie inside it"), None
+        return Inconclusive(why="the bound overflows on this case: everything would lie inside it", blank=True), None
     verdict, culprit = _verdict(name, pairs)
     if not isinstance(verdict, Agrees):
         return verdict, culprit
@@ -87,7 +87,7 @@ def notices(name: str, case: Case, fault: str) -> bool:
         verdict, _ = _verdict(name, relation_named(name)(case, implementation(case.cell, fault)))
     except NotShown:
         return False
-    except CaseError:  # a shape that no observation may have: a broken contract
+    except ShapeError:  # a shape that no observation may have: a broken contract
         return True
     return isinstance(verdict, Diverges)
 

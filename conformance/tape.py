@@ -508,7 +508,8 @@ class Tape(Generic[V]):
             # What has no row for every slot (a constant, a bias) is the same in all of them.
             if slot is None or centre(value).ndim < 2 or centre(value).shape[-2] != self.slots * batch:
                 return value
-            return mapped(value, lambda array: array[..., slot * batch : (slot + 1) * batch, :])
+            rows = slice(slot * batch, (slot + 1) * batch)
+            return value[..., rows, :] if isinstance(value, np.ndarray) else self.ops.rows(value, rows)
 
         adjoints: dict[Node[V], list[V]] = {}
         for node, adjoint in seeds:

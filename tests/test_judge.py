@@ -365,7 +365,7 @@ def test_a_huge_observation_diverges_with_numbers_that_can_be_written() -> None:
 
 
 def test_an_infinite_bound_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the bound overflows everything lies inside it: that shows nothing, and spoils the group."""
+    """Where the bound overflows everything lies inside it: that shows nothing, alone or among its like."""
     case = generic("gru", "float32", "given")
     right = correct(case)
     true = compare(case, right)
@@ -377,5 +377,7 @@ def test_an_infinite_bound_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("conformance.judge.compare", lambda *_: vast)
     verdict = judge(case, right, {"update_flip"})
     assert isinstance(verdict, Inconclusive)
+    assert combine([verdict, verdict], required=frozenset()) == verdict
     agrees = Agrees(excluded=frozenset(), share=0.1, compared=1)
-    assert combine([agrees, verdict], required=frozenset()) == verdict
+    assert combine([agrees, verdict], required=frozenset()) == agrees
+    assert isinstance(combine([agrees, verdict], required=frozenset({"update_flip"})), Inconclusive)

@@ -212,7 +212,8 @@ def test_scans_in_any_association_lie_within_their_bound(
     for seed, (time, scale) in enumerate([(1, 0.8), (2, 2.5), (12, 1e-3), (12, 0.8), (65, 2.5), (512, 0.8)]):
         case = case_of(cell, dtype, time=time, scale=scale, seed=seed, initial=("given", "omitted")[seed % 2])
         found = compare(replace(case, evaluation="scan"), scan(case, prefix))
-        assert found.bounded
+        # In float16 a minLSTM may lose f + i altogether: no bound from there on.
+        assert found.bounded or (cell.startswith("minlstm") and dtype == "float16")
         assert found.worst <= 1.0
         if cell in POSITIVE:
             assert compare(replace(case, evaluation="log-scan"), log_scan(case, prefix)).worst <= 1.0
