@@ -399,7 +399,7 @@ def compare_gradients(case: Case, observed: Observed, fault: Fault | GradientFau
     CaseError: a gradient is missing, unknown or of another shape, or there is nothing to compare.
     """
     check_gradients(case, observed)
-    declared = format_of(case.dtype)
+    declared = case.format
     fmt = fault.format(case) if isinstance(fault, Fault) else declared
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         predicted = _predicted(case, seen(case, observed), fmt, fault)
@@ -415,7 +415,7 @@ def _predicted(case: Case, along: Seen, fmt: Format, fault: Fault | GradientFaul
 
     That is the rigorous bound where it is useful, and `KAPPA` standard deviations where it is not and they are less.
     """
-    coarser = fmt is not format_of(case.dtype)
+    coarser = fmt.storage > format_of(case.dtype).storage
     bounded = RunningError(fmt, coarser=coarser)
     rigorous = gradients(case, along, bounded, fault=fault)
     useless = {
@@ -502,8 +502,8 @@ def check_gradients(case: Case, observed: Observed) -> None:
 
 def planted_gradients(case: Case, fault: Fault | GradientFault | None = None) -> Observed:
     """What an implementation with a right forward pass and this backward pass would return, emulated in the dtype."""
-    ops = Rounded(fault.format(case) if isinstance(fault, Fault) else format_of(case.dtype))
-    forward = observed_of(cell_named(case.cell).run(case, ops=Rounded(format_of(case.dtype))))
+    ops = Rounded(fault.format(case) if isinstance(fault, Fault) else case.format)
+    forward = observed_of(cell_named(case.cell).run(case, ops=Rounded(case.format)))
     return replace(forward, gradients=gradients(case, seen(case, forward), ops, fault=fault))
 
 
@@ -551,7 +551,7 @@ def _overflows(case: Case, observed: Observed) -> bool:
     if _finite_gradients(observed.gradients):
         return False
     with np.errstate(over="ignore", invalid="ignore"):
-        return not _finite_gradients(gradients(case, seen(case, observed), Rounded(format_of(case.dtype))))
+        return not _finite_gradients(gradients(case, seen(case, observed), Rounded(case.format)))
 
 
 def _finite_gradients(arrays: Mapping[str, Array]) -> bool:
@@ -588,7 +588,7 @@ def _hypotheses(case: Case, observed: Observed) -> dict[str, float]:
     found: dict[str, float] = {}
     every: dict[str, Fault | GradientFault] = {**catalogue(case.cell), **gradient_catalogue(case.cell)}
     for name, fault in every.items():
-        if isinstance(fault, Fault) and fault.arithmetic is not None and fault.format(case) is format_of(case.dtype):
+        if isinstance(fault, Fault) and fault.arithmetic is not None and fault.arithmetic(case.format) is None:
             continue  # a precision that is not this dtype's
         try:
             comparison = compare_gradients(case, observed, fault)

@@ -325,12 +325,12 @@ def test_a_wrong_input_of_one_gate_blames_no_other() -> None:
     assert set(located.cleared) == {"r", "n"}
 
 
-def decayed(cell: str, where: str) -> Callable[..., Any]:
-    """An update whose new state, or whose old one, is 0.99 times what it should be."""
+def decayed(cell: str, where: str, by: float = 0.99) -> Callable[..., Any]:
+    """An update whose new state, or whose old one, is a multiple of what it should be."""
     right = cell_named(cell).equations.update
 
     def update(z: Any, n: Any, h: Any, ops: Algebra[Any]) -> Any:
-        factor = ops.lift(np.full((1, 1), 0.99))
+        factor = ops.lift(np.full((1, 1), by))
         return ops.times(factor, right(z, n, h, ops)) if where == "new" else right(z, n, ops.times(factor, h), ops)
 
     return update
@@ -345,6 +345,34 @@ def test_a_decaying_state_is_a_factor_and_blames_no_gate(cell: str, where: str, 
     assert blamed(located) == set()
     assert [scale.what for scale in located.scales] == [f"the factor of {named}"]
     assert located.scales[0].taken == pytest.approx(0.99, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_in_sixteen_bits_a_cause_is_only_consistent(dtype: str) -> None:
+    """Several causes lie within the bound there: none is told as the explanation."""
+    case = generic(dtype=dtype)
+    weight = found(case, ran(case, parameters=shifted("W_hz", 2, 5)))
+    function = found(case, ran(case, changed("n", lambda a: np.tanh(np.clip(a, -0.5, 0.5)))))
+    half = replace(cell_named("gru").equations, update=decayed("gru", "new", 0.75))
+    factor = found(case, ran(case, equations=half))
+    late = lasting(case, planted(case, catalogue("gru")["swap_rz"]), catalogue("gru")["swap_rz"])
+    told = [weight.sentences, function.sentences, factor.sentences, (late,)]
+    for sentences, start in zip(
+        told,
+        (
+            "consistent in z with W_hz[2, ",
+            "consistent with n being another function",
+            "consistent with one factor: the factor of the new state h'",
+            "is consistent with swap_rz; ",
+        ),
+        strict=True,
+    ):
+        assert any(sentence.startswith(start) for sentence in sentences), sentences
+        assert not any(word in sentence for sentence in sentences for word in ("explained", "must", "exactly"))
+    assert weight.low_precision
+    if dtype == "bfloat16":
+        (suspect,) = (suspect for suspect in weight.suspects if suspect.name == "z")
+        assert len(suspect.causes[2]) > 1
 
 
 def test_a_bias_that_appears_late_is_told_with_its_step() -> None:

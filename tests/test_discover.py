@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conformance.candidate import Spec, parse_spec
-from conformance.discover import find_adapters, read_adapter, variants_of
+from conformance.cells.fault import Fault
+from conformance.discover import find_adapters, load_faults, read_adapter, variants_of
 from conformance.errors import SpecError
+from conformance.faults import CATALOGUE
 from conformance.plan import beside, candidates_for
 
 GOOD = """\
@@ -157,3 +161,63 @@ def test_a_candidate_named_twice_is_refused() -> None:
 def test_the_harness_own_dependencies_are_not_beside_it() -> None:
     """NumPy is always installed: it is not what a bare run of the suite tests."""
     assert "numpy" not in {spec.adapter for spec in beside(find_adapters())}
+
+
+# Faults of third parties
+
+
+class Point:
+    """An entry point that gives these pairs."""
+
+    name = "theirs"
+
+    def __init__(self, *pairs: object) -> None:
+        self.pairs = pairs
+
+    def load(self) -> Callable[[], list[object]]:
+        """A function without arguments, as the group wants it."""
+        return lambda: list(self.pairs)
+
+
+HALF = Fault(name="half", statement="half of b_hn", parameters=lambda p: {"b_hn": p["b_hn"] / 2})
+
+
+def offered(monkeypatch: pytest.MonkeyPatch, *pairs: object) -> None:
+    """Load the faults of one distribution into a catalogue of its own."""
+    monkeypatch.setattr("conformance.discover.entry_points", lambda **_: [Point(*pairs)])
+    monkeypatch.setitem(CATALOGUE, "gru", dict(CATALOGUE["gru"]))
+    load_faults()
+
+
+def test_faults_of_installed_distributions_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an entry point gives is in the catalogue, also when it is loaded twice."""
+    offered(monkeypatch, ("gru", HALF))
+    load_faults()
+    assert CATALOGUE["gru"]["half"] is HALF
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("gru", "no fault"), "gives no fault"),
+        (("cell", HALF), "no fault catalogue"),
+        (("gru", dataclasses.replace(HALF, name="swap_rz")), "registered already"),
+    ],
+    ids=["no fault", "unknown cell", "name taken"],
+)
+def test_a_bad_fault_is_refused(monkeypatch: pytest.MonkeyPatch, pair: object, message: str) -> None:
+    """One clear message for each mistake."""
+    with pytest.raises(SpecError, match=message):
+        offered(monkeypatch, pair)
+
+
+def test_a_failing_entry_point_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What third-party code raises is wrapped."""
+
+    class Broken(Point):
+        def load(self) -> Callable[[], list[object]]:
+            raise ImportError("nothing here")
+
+    monkeypatch.setattr("conformance.discover.entry_points", lambda **_: [Broken()])
+    with pytest.raises(SpecError, match="cannot load faults"):
+        load_faults()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import runpy
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +14,10 @@ from click.testing import CliRunner
 import conformance
 from conformance.cli import main
 from conformance.discover import Feature, find_adapters
-from conformance.faults import CATALOGUE
+from conformance.faults import CATALOGUE, register
+from conformance.judge import judge, planted, probe
+from conformance.requirement import REQUIREMENTS
+from conformance.verdict import Diverges
 from conformance.worker.api import Result, WorkerCase
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +61,7 @@ def test_candidates_and_commands_in_the_readme_exist() -> None:
     for argument in arguments:
         if argument.startswith("fixtures/"):
             assert (ROOT / argument).is_file(), argument
-        elif "/" not in argument and not argument.startswith("gru"):
+        elif "/" not in argument and not any(argument in name for name in REQUIREMENTS):
             adapter = argument.split(":")[0].split("==")[0]
             assert adapter in adapters or argument in ("adapters", "list", "prune"), argument
 
@@ -132,6 +136,27 @@ def test_the_tutorials_mistakes_get_their_names(tmp_path: Path, right: str, wron
     exit_code, output = run(folder, tmp_path / "out", "-k", "gru_hidden_given")
     assert exit_code == 1
     assert f"behaveslike{fault}" in output
+
+
+def test_the_tutorials_fault_is_planted_caught_and_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Copied from the page and registered, it is one of the catalogue's."""
+    (code,) = re.findall(r"<!-- fault -->\n```python\n(.*?)```", TUTORIAL, re.DOTALL)
+    (tmp_path / "theirs.py").write_text(code, encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "theirs.py"))
+    monkeypatch.setitem(CATALOGUE, "gru", dict(CATALOGUE["gru"]))
+    for cell, fault in names["faults"]():
+        register(cell, fault)
+    case = probe("gru", "given")
+    verdict = judge(case, planted(case, CATALOGUE["gru"]["halved_bhn"]), ())
+    assert isinstance(verdict, Diverges)
+    assert verdict.faults == ("halved_bhn",)
+
+
+def test_the_document_of_requirements_is_that_of_the_code() -> None:
+    """docs/requirements.md is what `rnn-conformance list requirements --markdown` prints."""
+    printed = CliRunner().invoke(main, ["list", "requirements", "--markdown"]).output
+    assert (ROOT / "docs" / "requirements.md").read_text(encoding="utf-8") == printed
+    assert f"{len(REQUIREMENTS)} requirements" in README
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import mpmath
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from conformance.algebra import Bounded, Exact, G, RunningError
 from conformance.case import Case, Evaluation, Initial, make_case
 from conformance.cells import cell_named
+from conformance.cells.precision import PRECISION
 from conformance.cells.scan import closed_form, coefficients
 from conformance.compare import Observed, compare
 from conformance.errors import CaseError
@@ -25,6 +27,7 @@ from conformance.rounding import DTYPES, FORMATS, round_to
 
 CELLS = ("mingru", "mingru_log", "minlstm", "minlstm_log")
 POSITIVE = ("mingru_log", "minlstm_log")
+HALF = ("float16", "bfloat16")
 
 
 def case_of(
@@ -202,9 +205,15 @@ def _observed(states: np.ndarray) -> Observed:
     return Observed(outputs=np.swapaxes(states, 0, 1), final_state=states[-1])
 
 
-@pytest.mark.parametrize("prefix", SCANS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", CELLS)
+SCANNED = [
+    (cell, dtype, prefix)
+    for i, cell in enumerate(CELLS)
+    for j, prefix in enumerate(SCANS)
+    for dtype in ("float32", ("float64", *HALF)[(i + j) % 3])
+]
+
+
+@pytest.mark.parametrize(("cell", "dtype", "prefix"), SCANNED)
 def test_scans_in_any_association_lie_within_their_bound(
     cell: str, dtype: str, prefix: Callable[[np.ndarray, Combine], np.ndarray]
 ) -> None:
@@ -213,7 +222,7 @@ def test_scans_in_any_association_lie_within_their_bound(
         case = case_of(cell, dtype, time=time, scale=scale, seed=seed, initial=("given", "omitted")[seed % 2])
         found = compare(replace(case, evaluation="scan"), scan(case, prefix))
         # In float16 a minLSTM may lose f + i altogether: no bound from there on.
-        assert found.bounded or (cell.startswith("minlstm") and dtype == "float16")
+        assert found.bounded or (cell.startswith("minlstm") and dtype == "float16" and scale > 1.0)
         assert found.worst <= 1.0
         if cell in POSITIVE:
             assert compare(replace(case, evaluation="log-scan"), log_scan(case, prefix)).worst <= 1.0
@@ -227,15 +236,28 @@ def test_a_long_scan_is_still_judged_tightly(evaluation: Evaluation) -> None:
     assert np.median(outputs.bound / outputs.predicted) < {"scan": 1e-5, "log-scan": 3e-3}[evaluation]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("initial", ["given", "omitted"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_every_visible_fault_is_caught_named_and_excluded(cell: str, initial: Initial, dtype: str) -> None:
-    """Each planted fault diverges and is explained by its own name, and by that only."""
+SITUATIONS: list[tuple[str, str, Initial]] = [
+    each
+    for i, cell in enumerate(CELLS)
+    for each in (
+        (cell, "float32", ("given", "omitted")[i % 2]),
+        (cell, HALF[i % 2], ("omitted", "given")[i % 2]),
+        (cell, "float64", "given"),
+    )
+]
+
+
+@pytest.mark.parametrize(("cell", "dtype", "initial"), SITUATIONS)
+def test_every_visible_fault_is_caught_named_and_excluded(cell: str, dtype: str, initial: Initial) -> None:
+    """Each planted fault diverges and is explained by its own name, and by that only; in float64 those of precision."""
     case = case_of(cell, dtype, initial=initial)
     right = observed_of(cell_named(cell).run(case))
     assert compare(case, right).worst <= 1.0
-    for name in visible_faults(cell, initial, dtype=dtype):
+    names = visible_faults(cell, initial, dtype=dtype)
+    if dtype == "float64":
+        names = names & set(PRECISION)
+        assert names
+    for name in names:
         fault = catalogue(cell)[name]
         observed = planted(case, fault)
         assert not compare(case, observed).explains, name
@@ -250,8 +272,9 @@ def equations_only(cell: str) -> list[str]:
     return sorted(name for name in visible_faults(cell, "given") if faults[name].arithmetic is None)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "dtype"), [(cell, dtype) for i, cell in enumerate(CELLS) for dtype in ("float32", HALF[i % 2])]
+)
 def test_every_visible_fault_is_caught_in_a_scan(cell: str, dtype: str) -> None:
     """The bound of the whole sequence catches what that of a step does, and the fault explains itself."""
     case = case_of(cell, dtype, evaluation="scan")
@@ -278,10 +301,17 @@ def test_every_visible_fault_is_caught_with_logarithms(cell: str, dtype: str) ->
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_faults_of_a_long_scan_are_caught_and_excluded(cell: str) -> None:
-    """At T = 512 in float32 no fault hides in the bound, and none explains a correct sequence by a vast one."""
+    """At T = 512 in float32 no fault hides in the bound, and none explains a correct sequence by a vast one.
+
+    Each fault is planted in one of the cells that have it, in turn.
+    """
     case = case_of(cell, "float32", time=512, evaluation="scan")
     right = observed_of(cell_named(cell).run(case))
-    for name in equations_only(cell):
+    every = {each: equations_only(each) for each in CELLS}
+    owners = {name: [each for each in CELLS if name in every[each]] for name in sorted({*chain(*every.values())})}
+    mine = [name for i, (name, cells) in enumerate(owners.items()) if cells[i % len(cells)] == cell]
+    assert mine
+    for name in mine:
         fault = catalogue(cell)[name]
         assert not compare(case, planted(case, fault)).explains, name
         assert not compare(case, right, fault).explains, name
