@@ -27,7 +27,7 @@ from conformance.cells.fault import Fault
 from conformance.compare import Comparison, Observed, compare
 from conformance.errors import CaseError, ShapeError
 from conformance.faults import catalogue
-from conformance.judge import TrialVerdict, evidence, hypotheses, planted
+from conformance.judge import TrialVerdict, evidence, hypotheses, planted, sharpest
 from conformance.rounding import Array, format_of, round_to
 from conformance.verdict import Agrees, Diverges, Evidence, Inconclusive
 from conformance.worker.api import block
@@ -138,7 +138,9 @@ def _explaining(name: str, plain: Pair) -> list[Fault | None]:
     if name in STRICT or not plain.judged or compare(plain.case, plain.observed).explains:
         return [None]
     shares = hypotheses(plain.case, plain.observed)
-    return [catalogue(plain.case.cell)[fault] for fault, share in shares.items() if share <= 1.0]
+    # Not by a coarse arithmetic, under which any detour would look the same, where a fault explains the plain run.
+    names = sharpest(fault for fault, share in shares.items() if share <= 1.0)
+    return [catalogue(plain.case.cell)[name] for name in names]
 
 
 def _diverging(pair: Pair, comparison: Comparison) -> Diverges:

@@ -17,6 +17,7 @@ from conformance.discover import Feature, find_adapters
 from conformance.faults import CATALOGUE, register
 from conformance.judge import judge, planted, probe
 from conformance.requirement import REQUIREMENTS
+from conformance.rounding import DTYPES
 from conformance.verdict import Diverges
 from conformance.worker.api import Result, WorkerCase
 
@@ -63,7 +64,7 @@ def test_candidates_and_commands_in_the_readme_exist() -> None:
             assert (ROOT / argument).is_file(), argument
         elif "/" not in argument and not any(argument in name for name in REQUIREMENTS):
             adapter = argument.split(":")[0].split("==")[0]
-            assert adapter in adapters or argument in ("adapters", "list", "prune"), argument
+            assert adapter in adapters or argument in ("adapters", "list", "prune", *CATALOGUE, *DTYPES), argument
 
 
 def test_faults_named_in_the_documents_exist() -> None:

@@ -14,9 +14,10 @@ from conformance.compare import Observed, check_shapes
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.inputs import shipped_cases
-from conformance.judge import combine, judge
+from conformance.judge import combine, hypotheses, judge
 from conformance.relation import RELATIONS, STRICT, Pair, implementation, judge_relation, notices, relation_named
 from conformance.requirement import GRADIENT, REFERENCE, REQUIREMENTS, Requirement
+from conformance.rounding import round_to
 from conformance.verdict import Agrees, Diverges, Inconclusive
 
 CELLS = ("gru", "lstm", "elman", "mingru", "lstm_projection")
@@ -262,3 +263,26 @@ def test_behaviours_are_right_for_a_plain_call(name: str) -> None:
     np.testing.assert_array_equal(observed.outputs, correct(case).outputs)
     assert name not in catalogue("gru")
     assert BEHAVIOURS[name].statement
+
+
+def test_a_coarse_arithmetic_does_not_excuse_a_detour() -> None:
+    """Where a small fault explains the plain run, a detour that only a coarser arithmetic would explain diverges."""
+    case = next(iter(shipped_cases(REQUIREMENTS["gru_rows_permuted"], "float32")))
+    small = round_to("float32", case.parameters["b_hn"] / 256)
+    case = replace(case, parameters={**case.parameters, "b_hn": small})
+    faulty = implementation("gru", "drop_bhn")
+    shares = hypotheses(case, faulty(case))
+    assert {name for name, share in shares.items() if share <= 1.0} >= {"drop_bhn", "bfloat16_products"}
+    calls: list[Case] = []
+
+    def run(asked: Case) -> Observed:
+        calls.append(asked)
+        observed = faulty(asked)
+        if np.array_equal(asked.x, case.x):
+            return observed
+        return replace(observed, outputs=round_to("float32", observed.outputs + 2.0**-14))
+
+    verdict, pair = judge_relation("rows_permuted", case, run, frozenset())
+    assert len(calls) == 2
+    assert isinstance(verdict, Diverges)
+    assert pair is not None
