@@ -34,7 +34,7 @@ from conformance.environments import cache_root, list_environments, prune
 from conformance.errors import ConformanceError, SpecError
 from conformance.examine import Settings, slug
 from conformance.faults import CATALOGUE
-from conformance.figures import costs, smallest
+from conformance.figures import costs, per_case, smallest
 from conformance.inputs import read_case
 from conformance.plan import Candidate, Group, candidates_for, interpreter_of, plan
 from conformance.record import Footer, RecordWriter, read_record, record_schema
@@ -48,6 +48,7 @@ from conformance.rounding import DTYPES
 from conformance.run import Progress, Silent, header
 from conformance.run import run as run_groups
 from conformance.smoke import smoke as smoke_candidates
+from conformance.strategies import GENERIC
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -367,6 +368,15 @@ def faults(cells: tuple[str, ...], dtypes: tuple[str, ...], brief: bool) -> None
 def figures() -> None:
     """Measure what the judgement sees and what it costs: the figures that the README quotes."""
     console = Console()
+    table = Table(title=f"faults planted in single generic cases {GENERIC}: a run has several")
+    for heading in ("cell, dtype", "planted", "caught", "named uniquely", "named wrongly"):
+        table.add_column(heading)
+    with console.status("planting faults"):
+        for cell, dtype in product(("gru", "lstm"), DTYPES):
+            seen = per_case(cell, dtype)
+            shares = [f"{n} ({100 * n / seen.planted:.1f} %)" for n in (seen.caught, seen.named)]
+            table.add_row(f"{cell} {dtype}", str(seen.planted), *shares, str(seen.wrong))
+    console.print(table)
     with console.status("dropping ever smaller biases"):
         table = Table(title="smallest dropped |b_hn| found in 95 % of trials, float32 (B, T, D, H)")
         for heading in ("size", "derived bound", "bound or matched filter", "torch.testing defaults", "1e-2/1e-3"):

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from conformance.behaviours import correct
-from conformance.case import Case, Shape
+from conformance.case import Case, Initial, Shape
 from conformance.compare import compare, shares
 from conformance.diagnosis import Smallest, smallest_found
 from conformance.environments import Interpreter
 from conformance.errors import ConformanceError
-from conformance.strategies import Signature, build
+from conformance.faults import catalogue
+from conformance.judge import judge, planted, sharpest, visible_faults
+from conformance.strategies import GENERIC, Signature, build
+from conformance.verdict import Diverges
 
 SMALL: Final = Shape(batch=3, time=6, features=5, hidden=4)
 LARGE: Final = Shape(batch=1, time=128, features=64, hidden=64)
@@ -59,6 +62,38 @@ class Cost:
     def ratio(self) -> float:
         """Judging against PyTorch's forward call, the cheaper way of judging."""
         return min(self.single, self.stacked) / self.forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerCase:
+    """How single generic cases deal with the faults that can show: how many were planted, caught, named, misnamed."""
+
+    cell: str
+    dtype: str
+    planted: int
+    caught: int
+    named: int
+    wrong: int
+
+
+def per_case(cell: str, dtype: str, *, cases: int = 4) -> PerCase:
+    """Plant every fault that can show in single cases of the generic shape, state given and omitted in turn."""
+    count, caught, named, wrong = 0, 0, 0, 0
+    initials: tuple[Initial, ...] = ("given", "omitted")
+    for seed in range(cases):
+        initial = initials[seed % 2]
+        signature = Signature(shape=GENERIC, batched=True, seed=100 + seed, scale=0.8, decimals=12, fills=())
+        case = build(signature, cell=cell, dtype=dtype, initial=initial)
+        for name in sorted(visible_faults(cell, initial, dtype=dtype)):
+            count += 1
+            verdict = judge(case, planted(case, catalogue(cell)[name]), ())
+            if not isinstance(verdict, Diverges):
+                continue
+            found = sharpest(verdict.faults)
+            caught += 1
+            named += found == (name,)
+            wrong += bool(found) and name not in found
+    return PerCase(cell=cell, dtype=dtype, planted=count, caught=caught, named=named, wrong=wrong)
 
 
 def smallest() -> tuple[Smallest, ...]:

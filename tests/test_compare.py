@@ -1,0 +1,113 @@
+"""Comparison: many cases at once, what follows a state that is rightly not finite, and bounds that are lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conformance.behaviours import correct
+from conformance.case import Case, Shape
+from conformance.compare import Observed, compare, shares
+from conformance.errors import CaseError, ShapeError
+from conformance.faults import catalogue
+from conformance.judge import combine, judge, planted
+from conformance.strategies import GENERIC, Signature, build
+from conformance.verdict import Diverges, Inconclusive
+
+SMALL = Shape(batch=3, time=6, features=5, hidden=4)
+
+
+def case_of(cell: str, seed: int = 1, dtype: str = "float32", scale: float = 0.8, shape: Shape = SMALL) -> Case:
+    """A generated case with a given state."""
+    signature = Signature(shape=shape, batched=True, seed=seed, scale=scale, decimals=12, fills=())
+    return build(signature, cell=cell, dtype=dtype, initial="given")
+
+
+@pytest.mark.parametrize("memory", ["all", "last", "none"])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "lstm_peephole", "lstm_projection", "elman", "mingru"])
+def test_cases_judged_together_get_what_each_gets_alone(cell: str, memory: str) -> None:
+    """Stacked, every case uses the share of its bound that it uses alone, faulty ones included."""
+    cases = [case_of(cell, seed) for seed in range(5)]
+    observed = [correct(case) for case in cases]
+    observed[3] = planted(cases[3], catalogue(cell)["out_shift"])
+    if memory != "all":
+        observed = [replace(o, cells=None) for o in observed]
+    if memory == "none":
+        observed = [replace(o, final_cell=None) for o in observed]
+    alone = np.array([compare(case, o).worst for case, o in zip(cases, observed, strict=True)])
+    together = shares(cases, observed)
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    assert (together > 1.0).tolist() == [False, False, False, True, False]
+
+
+def test_an_infinite_bound_is_no_agreement_together_either() -> None:
+    """What shows nothing alone has an infinite share among others."""
+    cases = [case_of("minlstm", seed, "float16", scale=20.0, shape=GENERIC) for seed in range(4)]
+    with np.errstate(invalid="ignore"):
+        observed = [correct(case) for case in cases]
+    unbounded = [not compare(case, o).bounded for case, o in zip(cases, observed, strict=True)]
+    assert any(unbounded)
+    assert np.isinf(shares(cases, observed)).tolist() == unbounded
+
+
+def test_only_cases_of_one_kind_are_judged_together() -> None:
+    """Another dtype, a shape of its own, one observation too few: refused."""
+    one, other = case_of("gru"), case_of("gru", dtype="float16")
+    with pytest.raises(CaseError, match="one kind"):
+        shares([one, other], [correct(one), correct(other)])
+    with pytest.raises(CaseError, match="as many observations"):
+        shares([one, one], [correct(one)])
+    wrong = replace(correct(one), outputs=np.zeros((3, 5, 4)))
+    with pytest.raises(ShapeError):
+        shares([one], [wrong])
+
+
+def growing(dtype: str = "float16") -> tuple[Case, Observed]:
+    """An Elman network with ReLU whose states leave float16, and what a correct implementation returns."""
+    case = case_of("elman_relu", dtype=dtype, shape=GENERIC)
+    large = {name: np.full_like(value, 4.0) for name, value in case.parameters.items()}
+    case = replace(case, parameters=large, h0=np.abs(case.h0), x=np.abs(case.x))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return case, correct(case)
+
+
+def test_what_follows_an_overflow_is_not_held_against_a_candidate() -> None:
+    """States that rightly overflow are no divergence, and neither is what is computed from them: nothing is shown."""
+    case, observed = growing()
+    assert np.isinf(observed.outputs).any()
+    verdict = judge(case, observed, ())
+    assert isinstance(verdict, Inconclusive)
+    assert verdict.blank
+    assert combine([verdict], required=frozenset()) == verdict
+
+
+def test_an_overflow_does_not_hide_what_came_before_it() -> None:
+    """A wrong state before the overflow, or one that is infinite too early, diverges all the same."""
+    case, observed = growing()
+    finite = np.isfinite(observed.outputs).all(axis=(0, 2))
+    assert finite[0]
+    for value in (1.5 * observed.outputs[1, 0, 2], np.inf, np.nan):
+        outputs = observed.outputs.copy()
+        outputs[1, 0, 2] = value
+        assert isinstance(judge(case, replace(observed, outputs=outputs), ()), Diverges)
+
+
+def test_a_lost_denominator_is_inconclusive_and_no_divergence() -> None:
+    """0/0 of two gates that float16 cannot hold shows nothing; a wrong state elsewhere still diverges."""
+    for seed in range(20):
+        case = case_of("minlstm", seed, "float16", scale=20.0, shape=GENERIC)
+        with np.errstate(invalid="ignore"):
+            observed = correct(case)
+        if not np.isnan(observed.outputs).any():
+            continue
+        assert isinstance(judge(case, observed, ()), Inconclusive)
+        right = np.argwhere(
+            np.isfinite(observed.outputs[:, 0]) & (compare(case, observed).parts["outputs"].bound[0] < 1)
+        )
+        outputs = observed.outputs.copy()
+        outputs[right[0][0], 0, right[0][1]] += 8.0
+        assert isinstance(judge(case, replace(observed, outputs=outputs), ()), Diverges)
+        return
+    pytest.fail("no case lost its denominator")
