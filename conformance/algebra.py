@@ -314,10 +314,12 @@ class RunningError:
         value = error = np.zeros(())
         # Small arrays (biases, exactly known) first: sums of large ones are what costs.
         for term in sorted(terms, key=lambda term: term.value.size):
-            own = term.error
             if additions > count:
                 summed = np.abs(term.value) + term.error if term.products is None else term.products
-                own = own + (gamma(additions, unit) - gamma(term.count, unit)) * summed
+                own = summed * (gamma(additions, unit) - gamma(term.count, unit))
+                own += term.error
+            else:
+                own = term.error
             if narrow:
                 own = own + gamma(count, stored) * (np.abs(term.value) + term.error)
             value, error = value + term.value, error + own
@@ -346,7 +348,10 @@ class RunningError:
             flat = (function.function(a - d) == function.function(a + d)) & (d > 2.0**-50 * np.abs(a))
             carried = np.where(flat, 0.0, function.slope(a, value) * d)
         else:
-            carried = function.slope(a, value) * d * (1.0 + function.bend * d)
+            carried = function.bend * d
+            carried += 1.0
+            carried *= d
+            carried *= function.slope(a, value)
             wide = d > 0.25
             if function.kink is not None:
                 across = np.abs(a - function.kink) <= d
@@ -357,7 +362,9 @@ class RunningError:
                 carried[wide] = np.maximum(function.function(aw + dw) - vw, vw - function.function(aw - dw))
         ulps: Array | float
         if function.logistic:
-            ulps, floor = fmt.sigmoid_ulps + fmt.sigmoid_ulps_per_argument * np.abs(a), fmt.sigmoid_floor
+            ulps, floor = fmt.sigmoid_ulps, fmt.sigmoid_floor
+            if fmt.sigmoid_ulps_per_argument:
+                ulps = np.abs(a) * fmt.sigmoid_ulps_per_argument + ulps
             if function.kink is not None:
                 # Above it, out of reach of the error, one addition.
                 ulps = np.where(a - d > function.kink, 1.0, ulps)
@@ -368,8 +375,12 @@ class RunningError:
             # There f has its limit, whatever the error of a finite argument might have done.
             carried = np.where(infinite, 0.0, carried)
             ulps = np.where(infinite, fmt.tanh_ulps, ulps)
-        kernel = max(fmt.storage, fmt.activation) * ulps * (np.abs(value) + carried) + floor
-        return Bounded(value, carried + kernel)
+        kernel = np.abs(value)
+        kernel += carried
+        kernel *= max(fmt.storage, fmt.activation) * ulps
+        kernel += floor
+        kernel += carried
+        return Bounded(value, kernel)
 
     def mix(self, weight: Bounded, low: Bounded, high: Bounded) -> Bounded:
         """The update, multilinear in its arguments; 3 u (|low| + w|high|), w in [0, 1], covers the forms

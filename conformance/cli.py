@@ -23,6 +23,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from threadpoolctl import threadpool_limits
 
 from conformance import __version__
 from conformance.adequacy import adequacy
@@ -98,6 +99,8 @@ def main() -> None:
       mlx:none==0.31.1    that variant and release, in a managed environment
       mlx:none@PATH       an interpreter, a virtual environment, a wheel or a checkout
     """
+    # The judgement's products are small: several BLAS threads are slower than one, and in the workers' way.
+    threadpool_limits(limits=1)
     _reported(load_faults)()
 
 

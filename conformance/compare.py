@@ -119,8 +119,10 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Compa
             "final_state": trace.final_state,
             "final_cell": trace.final_cell,
         }
+        free = case.lengths is not None and case.padding == "free"
+        share = ops.reference_share
         parts = {
-            name: _part(case, values, predicted[name], ops.reference_share, declared, padded=name in PER_STEP)
+            name: _part(case, values, predicted[name], share, declared, padded=free and name in PER_STEP)
             for name, values in observed.arrays().items()
         }
     parts = _after_overflow(case, parts)
@@ -253,6 +255,8 @@ def _part(
     bound = np.where(np.isnan(bound) & np.isfinite(predicted), np.inf, bound)
     residual = np.abs(observed - predicted)
     share = residual / bound
+    if not padded and np.all(np.isfinite(share)) and np.all(np.isfinite(bound)):
+        return Part(observed=observed, predicted=predicted, bound=bound, residual=residual, share=share)
     # Nothing is outside an infinite bound; `bounded` says that nothing is shown there either.
     outside = (np.isnan(share) | ~np.isfinite(observed)) & ~np.isinf(bound)
     share = np.where(outside, np.inf, np.where(np.isinf(bound), 0.0, share))

@@ -53,7 +53,7 @@ Relation: TypeAlias = Callable[[Case, Runner], Sequence[Pair]]
 
 
 class NotShown(Exception):
-    """The relation cannot be asked of what the candidate returned; the message says why."""
+    """The relation cannot be asked of what the candidate returned for a case; the message says why."""
 
 
 def judge_relation(name: str, case: Case, run: Runner, against: frozenset[str]) -> tuple[TrialVerdict, Pair | None]:
@@ -69,7 +69,7 @@ def judge_relation(name: str, case: Case, run: Runner, against: frozenset[str]) 
     try:
         pairs = relation_named(name)(case, run)
     except NotShown as reason:
-        return Inconclusive(why=str(reason)), None
+        return Inconclusive(why=str(reason), blank=True), None
     if not all(compare(pair.case, pair.observed).bounded for pair in pairs if pair.judged):
         return Inconclusive(why="the bound overflows on this case: everything would lie inside it", blank=True), None
     verdict, culprit = _verdict(name, pairs)

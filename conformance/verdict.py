@@ -108,7 +108,8 @@ class Inconclusive(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="
 
     missing: the faults that were not ruled out; empty when the comparison itself means nothing, because another path
     than the requested one ran, or because the bound is infinite.
-    blank: the case shows nothing, for or against, because its bound is infinite; other cases may.
+    blank: the case shows nothing, for or against, because its bound is infinite or a detour cannot be taken; other
+        cases may.
     """
 
     why: str
