@@ -55,9 +55,9 @@ class Activation:
 
 
 def _logistic(a: Array) -> Array:
-    # 1/(1 + e^-|a|) never overflows; the other branch keeps full relative accuracy for a < 0.
-    decay = np.exp(-np.abs(a))
-    result: Array = np.where(a >= 0, 1.0, decay) / (1.0 + decay)
+    # Accurate everywhere, relatively for a < 0, too; held below the argument at which exp overflows, where the result
+    # is below every normal number.
+    result: Array = 1.0 / (1.0 + np.exp(np.minimum(-a, 709.0)))
     return result
 
 

@@ -292,7 +292,8 @@ class Cell(Generic[E]):
         """
         self.check(case)
         size = case.shape
-        x = ops.lift(_flat(case.x))
+        flat = _flat(case.x) if size.time else np.zeros((size.batch, size.features))
+        inputs = _taken(ops, flat)
         finals: list[V] = []
         final_cells: list[V] = []
         for layer in range(size.layers):
@@ -301,16 +302,17 @@ class Cell(Generic[E]):
             for direction in range(size.directions):
                 column = size.directions - 1 - direction if variation.swapped else direction
                 own = _columns(seen, column, size.output, size.hidden) if top else None
-                runs.append(self._block(case, (layer, direction), x, ops, variation, own))
+                runs.append(self._block(case, (layer, direction), inputs, ops, variation, own))
             last = slice(size.time * size.batch, None)
             finals += [ops.rows(run.h, last) for run in runs]
             final_cells += [ops.rows(run.c, last) for run in runs if run.c is not None]
             joined = runs[::-1] if variation.swapped else runs
-            x = _beside(ops, [ops.rows(run.h, slice(0, size.time * size.batch)) for run in joined])
+            outputs = _beside(ops, [ops.rows(run.h, slice(0, size.time * size.batch)) for run in joined])
+            inputs = _rows_of(ops, outputs)
         outer = slice(0, size.time * size.batch)
         memories = [run.c for run in joined if run.c is not None]
         return Trace(
-            outputs=x,
+            outputs=outputs,
             final_state=_beside(ops, finals),
             cells=_beside(ops, [ops.rows(c, outer) for c in memories]) if memories else None,
             final_cell=_beside(ops, final_cells) if final_cells else None,
@@ -321,16 +323,22 @@ class Cell(Generic[E]):
         )
 
     def _block(
-        self, case: Case, block_: Block, x: V, ops: Algebra[V], variation: Variation, seen: Seen | None
+        self,
+        case: Case,
+        block_: Block,
+        inputs: Callable[[Indices], V],
+        ops: Algebra[V],
+        variation: Variation,
+        seen: Seen | None,
     ) -> _Run[V]:
         """One layer and direction."""
         size = case.shape
         wiring = variation.wiring(rows_of(case, block_[1]))
         source_layer, source_direction = variation.states_of(block_)
         index = source_layer * size.directions + source_direction
-        initial = [ops.lift(case.h0[..., index * size.output : (index + 1) * size.output])]
+        initial = [case.h0[..., index * size.output : (index + 1) * size.output]]
         if case.c0 is not None:
-            initial.append(ops.lift(case.c0[..., index * size.hidden : (index + 1) * size.hidden]))
+            initial.append(case.c0[..., index * size.hidden : (index + 1) * size.hidden])
         flow = _Flow(
             cell=self,
             p=block(case.parameters, *variation.weights_of(block_)),
@@ -340,9 +348,7 @@ class Cell(Generic[E]):
             omitted=1.0 if case.initial == "omitted" else 0.0,
             lane0=variation.lane0,
         )
-        if size.time == 0:
-            x = ops.lift(np.zeros((size.batch, size.features)))
-        return flow.free(x, initial) if seen is None else flow.forced(x, initial, seen)
+        return flow.free(inputs, initial) if seen is None else flow.forced(inputs, initial, seen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,26 +384,29 @@ class _Flow(Generic[V]):
         copied = (self.wiring.inputs[slot] == NO_INPUT).ravel()
         return self.ops.select(copied.astype(np.float64), before, after) if copied.any() else after
 
-    def _bank(self, initial: V, observed: Array) -> V:
-        """Zeros, the initial state, and the observed slots: what `states + 2` points into."""
-        nothing = np.zeros((self.batch, observed.shape[-1]))
-        return self.ops.stack([self.ops.lift(nothing), initial, self.ops.lift(_flat(observed))])
+    def _before(self, initial: Array, observed: Array) -> V:
+        """The state before every slot: zeros, the initial state, or an observed slot, as `states` says."""
+        slots = _flat(observed)
+        bank = np.empty((*slots.shape[:-2], 2 * self.batch + slots.shape[-2], slots.shape[-1]))
+        bank[..., : self.batch, :] = 0.0
+        bank[..., self.batch : 2 * self.batch, :] = initial
+        bank[..., 2 * self.batch :, :] = slots
+        source = ((self.wiring.states + 2) * self.batch + self._lanes()).ravel()
+        return self.ops.lift(np.take(bank, source, axis=-2))
 
-    def forced(self, x: V, initial: list[V], seen: Seen) -> _Run[V]:
+    def forced(self, inputs: Callable[[Indices], V], initial: list[Array], seen: Seen) -> _Run[V]:
         """Every slot from the observed state before it; a memory that was not observed is carried step by step."""
         every = slice(None)
-        source = ((self.wiring.states + 2) * self.batch + self._lanes()).ravel()
-        h = self.ops.rows(self._bank(initial[0], seen.outputs), source)
-        xs = self.ops.rows(x, self._inputs(every))
-        parts = self.cell.project(self.p, xs, h, self._start(every), self.ops, self.eq)
+        h = self._before(initial[0], seen.outputs)
+        parts = self.cell.project(self.p, inputs(self._inputs(every)), h, self._start(every), self.ops, self.eq)
         memory: tuple[V, V] | None = None
         if self.cell.carry is not None:
             if seen.cells is not None:
-                before = self.ops.rows(self._bank(initial[1], seen.cells), source)
+                before = self._before(initial[1], seen.cells)
                 after = self.cell.carry(self.p, parts, before, self.ops, self.eq)
                 memory = before, self._copied(every, before, after)
             else:
-                memory = self._carried(parts, initial[1])
+                memory = self._carried(parts, self.ops.lift(initial[1]))
         results = self.cell.emit(self.p, parts, h, memory, self.ops, self.eq)
         return _Run(
             h=self._copied(every, h, results["h"]), c=None if memory is None else memory[1], intermediates=results
@@ -427,18 +436,18 @@ class _Flow(Generic[V]):
         bank = [nothing, initial, *(done.get(s, nothing) for s in range(len(self.wiring.order) - 1))]
         return self.ops.rows(self.ops.stack(bank), (states + 2) * self.batch + self._lanes())
 
-    def free(self, x: V, initial: list[V]) -> _Run[V]:
+    def free(self, inputs: Callable[[Indices], V], initial: list[Array]) -> _Run[V]:
         """Every slot from the computed one before it."""
+        start = [self.ops.lift(values) for values in initial]
         h: dict[int, V] = {}
         c: dict[int, V] = {}
         results: dict[int, dict[str, V]] = {}
         for slot in map(int, self.wiring.order):
-            before = self._gathered(slot, initial[0], h)
-            xs = self.ops.rows(x, self._inputs(slot))
-            parts = self.cell.project(self.p, xs, before, self._start(slot), self.ops, self.eq)
+            before = self._gathered(slot, start[0], h)
+            parts = self.cell.project(self.p, inputs(self._inputs(slot)), before, self._start(slot), self.ops, self.eq)
             memory: tuple[V, V] | None = None
             if self.cell.carry is not None:
-                held = self._gathered(slot, initial[1], c)
+                held = self._gathered(slot, start[1], c)
                 c[slot] = self._copied(slot, held, self.cell.carry(self.p, parts, held, self.ops, self.eq))
                 memory = held, c[slot]
             results[slot] = self.cell.emit(self.p, parts, before, memory, self.ops, self.eq)
@@ -449,6 +458,16 @@ class _Flow(Generic[V]):
             c=self.ops.stack([c[s] for s in slots]) if c else None,
             intermediates={name: self.ops.stack([results[s][name] for s in slots]) for name in self.cell.intermediates},
         )
+
+
+def _taken(ops: Algebra[V], values: Array) -> Callable[[Indices], V]:
+    """Some rows of an exactly known array, lifted after they are taken: cheaper than the other way round."""
+    return lambda rows: ops.lift(np.take(values, rows, axis=-2))
+
+
+def _rows_of(ops: Algebra[V], value: V) -> Callable[[Indices], V]:
+    """Some rows of what a lower layer gives."""
+    return lambda rows: ops.rows(value, rows)
 
 
 def _beside(ops: Algebra[V], values: list[V]) -> V:
