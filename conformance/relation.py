@@ -355,14 +355,18 @@ def saturated(case: Case, run: Runner) -> Sequence[Pair]:
     """Biases so large that every activation is at a limit, alternating over the units; then inputs that do it."""
     signs = np.where(np.arange(case.shape.hidden) % 2, 48.0, -48.0)
     biases = {name: value + signs for name, value in case.parameters.items() if name.startswith("b_x")}
-    biases |= {name: value + signs for name, value in case.parameters.items() if name in ("b_z", "b_f", "b_i")}
+    biases |= {name: value + signs for name, value in case.parameters.items() if name in ("b_z", "b_f")}
+    # Gates that are divided by their sum must not be shut both at once: 0/0 has no limit.
+    normalised = "b_i" in case.parameters
+    if normalised:
+        biases["b_i"] = case.parameters["b_i"] - signs
     rounded = {name: round_to(case.dtype, value) for name, value in biases.items()}
     shut = replace(case, parameters={**case.parameters, **rounded}, origin=f"{case.origin}, biases saturated")
-    loud = replace(case, x=32.0 * case.x, origin=f"{case.origin}, inputs saturated")
-    return [
-        Pair(case=shut, observed=run(shut), says="biases that saturate every gate"),
-        Pair(case=loud, observed=run(loud), says="inputs that saturate the gates"),
-    ]
+    pairs = [Pair(case=shut, observed=run(shut), says="biases that saturate every gate")]
+    if not normalised:
+        loud = replace(case, x=32.0 * case.x, origin=f"{case.origin}, inputs saturated")
+        pairs.append(Pair(case=loud, observed=run(loud), says="inputs that saturate the gates"))
+    return pairs
 
 
 def kept_exactly(case: Case, run: Runner) -> Sequence[Pair]:

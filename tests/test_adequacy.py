@@ -18,7 +18,7 @@ from conformance.requirement import REFERENCE, REQUIREMENTS
 from conformance.verdict import Agrees, Diverges
 
 # The command `rnn-conformance faults` does all cells, dtypes and relations; here what differs most.
-SAMPLE = [("gru_v1", "float64"), ("elman", "bfloat16"), ("mingru", "float16"), ("minlstm_log", "float32")]
+SAMPLE = [("gru_v1", "float64"), ("elman", "bfloat16"), ("minlstm", "float16"), ("minlstm_log", "float32")]
 
 
 @pytest.fixture(scope="module")
