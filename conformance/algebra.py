@@ -293,7 +293,8 @@ class RunningError:
         unit += self.input_unit
         products = np.abs(vector.value) @ magnitude
         error = unit * products
-        error += count * fmt.accumulator_underflow
+        # A kernel may flush a product, or an operand (a state, an input) below the normal range before it.
+        error += fmt.accumulator_underflow * (count + magnitude.sum(axis=-2, keepdims=True))
         if vector.error.any():
             error += (1.0 + unit) * (vector.error @ magnitude)
         if fmt.storage > fmt.accumulator:
@@ -329,7 +330,8 @@ class RunningError:
         """(l + dl)(r + dr)(1 + u) - l r."""
         value = left.value * right.value
         carried = np.abs(left.value) * right.error + np.abs(right.value) * left.error + left.error * right.error
-        rounding = self.format.storage * (np.abs(value) + carried) + self.format.underflow
+        rounding = self.format.storage * (np.abs(value) + carried)
+        rounding += self.format.underflow * (1.0 + np.abs(left.value) + np.abs(right.value))
         return Bounded(value, carried + rounding)
 
     def apply(self, function: Activation, argument: Bounded) -> Bounded:
@@ -397,7 +399,7 @@ class RunningError:
         kept = np.maximum(np.abs(1.0 - weight.value), 1.0) + weight.error
         added = np.abs(weight.value) + weight.error
         magnitude = kept * (np.abs(low.value) + low.error) + added * (np.abs(high.value) + high.error)
-        rounding = gamma(3, self.format.storage) * magnitude + 2.0 * self.format.underflow
+        rounding = gamma(3, self.format.storage) * magnitude + 4.0 * self.format.underflow
         return Bounded(value, carried + rounding)
 
     def quotient(self, numerator: Bounded, denominator: Bounded) -> Bounded:
