@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from conformance.case import Initial, Padding
+from conformance.case import Case, Evaluation, Initial, Padding
 from conformance.errors import SpecError
 from conformance.rounding import Arithmetic
 from conformance.verdict import Owner
@@ -35,10 +35,12 @@ class Declared:
 class Variant:
     """One way in which an adapter runs a framework.
 
-    paths: for every spelling of the initial state that it offers, the path that an observation must attest, where
-        ``{layer}`` stands for the framework's name of the cell's layer, from `layers`.
+    paths: for every spelling of the initial state that it offers, the paths of which an observation must attest one,
+        where ``{layer}`` stands for the framework's name of the cell's layer, from `layers`.
     features: what it offers beyond plain forward runs; padding: what its outputs past a row's length are.
     arithmetic: what it computes in, by dtype, where that is not the dtype throughout.
+    evaluation: how it evaluates a linear recurrence.
+    environment: variables of its worker's environment, set before anything is imported.
     missing: canonical parameters it has no place for, by cell; cases are run with those at zero.
     unsupported: declared reasons by dtype name, spelling of the initial state, or feature.
     """
@@ -48,7 +50,7 @@ class Variant:
     default: bool
     cells: tuple[str, ...]
     dtypes: tuple[str, ...]
-    paths: Mapping[Initial, str]
+    paths: Mapping[Initial, tuple[str, ...]]
     unbatched: bool
     missing: Mapping[str, tuple[tuple[str, ...], Declared]]
     unsupported: Mapping[str, Declared]
@@ -56,10 +58,20 @@ class Variant:
     features: frozenset[str] = frozenset()
     padding: Padding = "zeros"
     arithmetic: Mapping[str, Arithmetic] = field(default_factory=dict)
+    evaluation: Evaluation = "sequential"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
-    def path(self, cell: str, initial: Initial, features: Sequence[str] = ()) -> str:
-        """The path that an observation must attest."""
-        return attest(self.paths[initial].replace("{layer}", self.layers.get(cell, cell)), features)
+    def attestable(self, cell: str, initial: Initial, features: Sequence[str] = ()) -> tuple[str, ...]:
+        """The paths of which an observation must attest one."""
+        layer = self.layers.get(cell, cell)
+        return tuple(attest(path.replace("{layer}", layer), features) for path in self.paths[initial])
+
+    def declared(self, case: Case) -> Case:
+        """The case, to be judged by how the variant declares to compute it."""
+        arithmetic = self.arithmetic.get(case.dtype, "")
+        if (arithmetic, self.evaluation) == (case.arithmetic, case.evaluation):
+            return case
+        return replace(case, arithmetic=arithmetic, evaluation=self.evaluation)
 
     def offers(self, feature: str) -> bool:
         """Whether it offers a feature; unbatched calls are declared apart."""

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from conformance.candidate import Adapter, Declared, Spec, Variant
-from conformance.case import Initial, Padding
+from conformance.case import Evaluation, Initial, Padding
 from conformance.cells import CELLS
 from conformance.cells.fault import Fault
 from conformance.errors import CaseError, SpecError
@@ -49,6 +49,7 @@ Feature = Literal[
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Text = Annotated[str, Meta(min_length=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+Variable = Annotated[str, Meta(pattern="^[A-Z][A-Z0-9_]*$")]
 
 
 class AdapterEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,12 +82,12 @@ class UnsupportedEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class VariantEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Table ``[variants.NAME]`` of a manifest."""
+    """Table ``[variants.NAME]`` of a manifest, after `_inherited` has filled in what ``like`` names."""
 
     title: Text
     cells: Annotated[tuple[str, ...], Meta(min_length=1)]
     dtypes: Annotated[tuple[DtypeName, ...], Meta(min_length=1)]
-    paths: Annotated[dict[Initial, Text], Meta(min_length=1)]
+    paths: Annotated[dict[Initial, Text | Annotated[tuple[Text, ...], Meta(min_length=1)]], Meta(min_length=1)]
     default: bool = False
     unbatched: bool = True
     missing: tuple[MissingEntry, ...] = ()
@@ -95,6 +96,8 @@ class VariantEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     features: tuple[Feature, ...] = ()
     padding: Padding = "zeros"
     arithmetic: dict[DtypeName, Arithmetic] = field(default_factory=dict)
+    evaluation: Evaluation = "sequential"
+    environment: dict[Variable, str] = field(default_factory=dict)
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,7 +192,7 @@ def read_adapter(folder: Path) -> Adapter:
     except ValueError as error:
         raise SpecError("an adapter's manifest is not TOML", where=str(manifest), got=str(error)) from None
     try:
-        data = msgspec.convert(raw, Manifest)
+        data = msgspec.convert({**raw, "variants": _inherited(raw.get("variants"), manifest)}, Manifest)
     except msgspec.ValidationError as error:
         raise SpecError("an adapter's manifest is malformed", where=str(manifest), got=str(error)) from None
     if not (folder / "adapter.py").is_file():
@@ -205,6 +208,38 @@ def read_adapter(folder: Path) -> Adapter:
         start_seconds=head.start_seconds,
         case_seconds=head.case_seconds,
     )
+
+
+def _inherited(variants: object, manifest: Path) -> object:
+    """The variants' tables, each upon that of the variant it names with ``like``: what it says itself wins.
+
+    Inner tables (paths, layers) are laid upon each other key by key; everything else is replaced.
+    """
+    if not isinstance(variants, dict):
+        return variants  # msgspec says what is wrong with it
+
+    def table(name: object, seen: tuple[object, ...] = ()) -> object:
+        own = variants.get(name)
+        if not isinstance(own, dict) or "like" not in own:
+            return own
+        other = own["like"]
+        if other not in variants or other in (*seen, name):
+            raise SpecError(
+                "a variant is like no other",
+                where=f"{manifest}, variants.{name}.like",
+                got=repr(other),
+                wanted="another variant of this manifest, without going in a circle",
+            )
+        base = table(other, (*seen, name))
+        if not isinstance(base, dict):
+            return own
+        both = {**base, **{key: value for key, value in own.items() if key != "like"}}
+        for key, value in own.items():
+            if isinstance(value, dict) and isinstance(base.get(key), dict):
+                both[key] = {**base[key], **value}
+        return both
+
+    return {name: table(name) for name in variants}
 
 
 def _requirements(folder: Path) -> tuple[str, ...]:
@@ -248,7 +283,7 @@ def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
         default=entry.default,
         cells=entry.cells,
         dtypes=entry.dtypes,
-        paths=entry.paths,
+        paths={key: (path,) if isinstance(path, str) else path for key, path in entry.paths.items()},
         unbatched=entry.unbatched,
         missing={
             item.cell: (item.parameters, Declared(owner=item.owner, reason=item.reason, link=item.link))
@@ -261,6 +296,8 @@ def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
         features=frozenset(entry.features),
         padding=entry.padding,
         arithmetic={str(dtype): arithmetic for dtype, arithmetic in entry.arithmetic.items()},
+        evaluation=entry.evaluation,
+        environment=entry.environment,
     )
 
 

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -68,10 +68,10 @@ class _Late(Exception):
 class _Process:
     """One worker process and its pipes."""
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: Interpreter, variables: Mapping[str, str]) -> None:
         # A folder of its own: MLX's compiled-kernel cache is keyed by version only, and races.
         self._scratch = tempfile.TemporaryDirectory(prefix="rnn-conformance-", ignore_cleanup_errors=True)
-        environment = {**os.environ, **PINNED, "TMPDIR": self._scratch.name}
+        environment = {**os.environ, **PINNED, **variables, "TMPDIR": self._scratch.name}
         # Isolated mode keeps PYTHONPATH and user site-packages out of managed environments.
         flags = [] if interpreter.kind == "current" else ["-I"]
         # Answers have a pipe of their own: whatever prints, from the interpreter's start on, cannot reach it.
@@ -270,7 +270,7 @@ class Host:
             self._incident(self._hopeless)
             return self._hopeless
         try:
-            process = _Process(self._interpreter)
+            process = _Process(self._interpreter, self._variant.environment)
         except OSError as error:
             self._hopeless = Broken(
                 kind="start", message=f"cannot start {self._interpreter.python}: {error.strerror or error}"

@@ -70,7 +70,7 @@ def render_repro(adapter: Adapter, variant: str, case: Case) -> str:
     try:
         return environment.get_template(f"adapter/{TEMPLATE}").render(
             title=f"{adapter.title}: {chosen.title}",
-            path=chosen.path(case.cell, case.initial),
+            path=chosen.attestable(case.cell, case.initial)[0],
             origin=case.origin,
             distribution=adapter.distribution,
             cell=case.cell,

@@ -278,7 +278,7 @@ def test_faults_fails_when_something_is_missed_or_misnamed(monkeypatch: pytest.M
         false_alarms={"derived bound": 0},
         conforming=30,
     )
-    monkeypatch.setattr("conformance.cli.ProcessPoolExecutor", Matrix)
+    monkeypatch.setattr("conformance.cli.figures.ProcessPoolExecutor", Matrix)
     result = invoke("faults", "--cell", "gru", "--dtype", "float32")
     assert result.exit_code == 1
     assert re.search(r"drop_rbhn_t0\W+\.\W+\.", result.output)

@@ -81,7 +81,7 @@ def test_a_third_adapter_is_found_by_path(tmp_path: Path) -> None:
     """--adapter adds a folder; its variants can be named."""
     adapters = find_adapters([folder_with(tmp_path, GOOD)])
     ((adapter, variant),) = variants_of(adapters, parse_spec("mine:one"))
-    assert (adapter.folder, variant.paths) == (tmp_path, {"given": "loop"})
+    assert (adapter.folder, variant.paths) == (tmp_path, {"given": ("loop",)})
 
 
 def test_features_layers_and_padding_are_read(tmp_path: Path) -> None:
@@ -95,9 +95,28 @@ def test_features_layers_and_padding_are_read(tmp_path: Path) -> None:
     asked = ("lengths", "gradients", "reverse", "unbatched", "layers")
     assert [feature for feature in asked if variant.offers(feature)] == ["lengths", "gradients"]
     assert variant.unsupported["layers"].owner == "upstream"
-    assert variant.path("gru", "given") == "nn.GRU(x, h)"
-    assert variant.path("gru", "given", ("lengths", "gradients")) == "nn.GRU(x, h) +lengths +gradients"
-    assert variant.path("elman", "given") == "elman(x, h)", "a layer without a name of its own goes by that of its cell"
+    assert variant.attestable("gru", "given") == ("nn.GRU(x, h)",)
+    assert variant.attestable("gru", "given", ("lengths", "gradients")) == ("nn.GRU(x, h) +lengths +gradients",)
+    plain = variant.attestable("elman", "given")
+    assert plain == ("elman(x, h)",), "a layer without a name of its own goes by that of its cell"
+
+
+def test_a_variant_is_like_another(tmp_path: Path) -> None:
+    """What a variant does not say itself it takes from the one it is like, inner tables key by key."""
+    manifest = GOOD.replace('paths = { given = "loop" }', 'paths = { given = "loop", zeros = ["loop", "fast loop"] }')
+    manifest += '[variants.two]\nlike = "three"\ntitle = "Two"\n[variants.two.paths]\ngiven = "other loop"\n'
+    manifest += '[variants.three]\nlike = "one"\ndefault = false\nenvironment = { MY_SWITCH = "on" }\n'
+    one, two, three = (read_adapter(folder_with(tmp_path, manifest)).variants[n] for n in ("one", "two", "three"))
+    assert two.paths == {"given": ("other loop",), "zeros": ("loop", "fast loop")}
+    assert (two.title, two.cells, two.environment) == ("Two", one.cells, {"MY_SWITCH": "on"})
+    assert (three.title, three.paths, three.default) == (one.title, one.paths, False)
+
+
+def test_a_path_may_have_alternatives(tmp_path: Path) -> None:
+    """An observation must attest one of them, each with the features of its case."""
+    manifest = GOOD.replace('"loop"', '["{layer}, fused", "{layer}, eager"]')
+    variant = read_adapter(folder_with(tmp_path, manifest)).variants["one"]
+    assert variant.attestable("gru", "given", ("gradients",)) == ("gru, fused +gradients", "gru, eager +gradients")
 
 
 def test_an_adapter_may_not_take_anothers_name(tmp_path: Path) -> None:
@@ -120,6 +139,11 @@ def test_an_adapter_may_not_take_anothers_name(tmp_path: Path) -> None:
         (GOOD + 'padding = "ones"\n', "ones"),
         (GOOD + '[[variants.one.unsupported]]\nwhat = "flight"\nowner = "ours"\nreason = "no wings"\n', "flight"),
         (GOOD.replace('paths = { given = "loop" }', "paths = {}"), "paths"),
+        (GOOD.replace('"loop"', "[]"), "paths"),
+        (GOOD + 'environment = { path = "here" }\n', "environment"),
+        (GOOD + 'evaluation = "backwards"\n', "backwards"),
+        (GOOD + '[variants.two]\nlike = "none"\n', "like no other"),
+        (GOOD + '[variants.two]\nlike = "three"\n[variants.three]\nlike = "two"\n', "like no other"),
         ('[adapter]\nname = "a"\ntitle = "a"\ndistribution = "a"\n[variants]\n', "variants"),
     ],
 )

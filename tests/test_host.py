@@ -458,3 +458,22 @@ def test_empty_cases_are_asked_and_answered(stub: MiniatureOf, cut: tuple[slice,
     assert isinstance(answer, Observation)
     assert answer.observed.outputs.shape == (case.shape.batch, case.shape.time, case.shape.hidden)
     assert answer.observed.final_state.shape == case.h0.shape
+
+
+def test_an_adapter_of_several_files_sees_its_variants_environment_at_import(tmp_path: Path) -> None:
+    """A switch that a framework reads once, when it is imported, is set before; adapter.py may have files beside it."""
+    (tmp_path / "adapter.toml").write_text(
+        '[adapter]\nname = "switch"\ntitle = "Switch"\ndistribution = "none"\n'
+        '[variants.on]\ntitle = "on"\ncells = ["gru"]\ndtypes = ["float32"]\n'
+        'paths = { given = "loop" }\nenvironment = { MY_SWITCH = "on" }\n'
+    )
+    (tmp_path / "switch.py").write_text('import os\n\nFOUND = os.environ.get("MY_SWITCH", "off")\n')
+    (tmp_path / "adapter.py").write_text(
+        'from .switch import FOUND\n\ndef facts():\n    return {"switch": FOUND}\n\ndef run(case):\n    return None\n'
+    )
+    adapter = read_adapter(tmp_path)
+    with Watched(Candidate(spec=Spec(adapter="switch"), adapter=adapter, variant=adapter.variants["on"])) as watched:
+        answer = watched.host.observe(a_case())
+    assert isinstance(answer, Broken)
+    assert answer.kind == "contract", "run() gave no Result"
+    assert [facts["switch"] for facts in watched.facts] == ["on"]

@@ -7,14 +7,19 @@ An adapter is a folder with ``adapter.toml`` (what it declares) and ``adapter.py
 ``run(case: WorkerCase) -> Result``
     build the layer, load the weights, run it, name the outputs, and say which path really ran.
 
-It never sees an expected answer, compares nothing and skips nothing.
+It never sees an expected answer, compares nothing and skips nothing. Two more functions are optional, for benchmarks:
+
+``prepare(case: WorkerCase, level: Level) -> Prepared``
+    everything that a call needs, made ready, so that `Prepared.call` can be timed alone.
+``compile_costs(case: WorkerCase) -> CompileCosts``
+    what it costs to turn the variant's program into something that runs, for frameworks that compile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -97,6 +102,40 @@ class Result:
     final_cell: Any | None = None
     gradients: Mapping[str, Any] = field(default_factory=dict)
     inputs_after: Mapping[str, Any] = field(default_factory=dict)
+
+
+Level = Literal["layer", "cell"]
+"""What a benchmark times: the layer on a whole sequence, or T steps of the cell alone, each from the one before it."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A call made ready to be timed; the adapter has made it once already.
+
+    call: makes it, with weights and inputs already where the framework wants them, and returns when every number of
+        the result has been computed (a lazy or asynchronous framework must be waited for).
+    path: which code really runs, as in `Result.path`.
+    outputs: every hidden state of the call, as in `Result.outputs`: two sides of a benchmark must compute the same.
+    """
+
+    call: Callable[[], object]
+    path: str
+    outputs: Any
+
+
+@dataclass(frozen=True)
+class CompileCosts:
+    """What a program costs before it runs, measured from nothing (no cache of an earlier case may help).
+
+    trace_seconds: Python to the framework's program; compile_seconds: that program to machine code.
+    program_characters, program_operations: the size of the traced program, as the framework prints it.
+    """
+
+    path: str
+    trace_seconds: float
+    compile_seconds: float
+    program_characters: int
+    program_operations: int
 
 
 def attest(path: str, features: Sequence[str]) -> str:

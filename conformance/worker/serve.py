@@ -69,9 +69,12 @@ def serve(descriptor: int) -> int:
 
 
 def load_adapter(folder: Path) -> Any:
-    """Import ``adapter.py`` of a folder by path, under a name that shadows no framework."""
+    """Import ``adapter.py`` of a folder by path, as a package under a name that shadows no framework.
+
+    So an adapter of several files imports its own ones by ``from .kernels import ...``.
+    """
     name = "rnn_conformance_adapter_" + "".join(c if c.isalnum() else "_" for c in folder.name)
-    spec = importlib.util.spec_from_file_location(name, folder / "adapter.py")
+    spec = importlib.util.spec_from_file_location(name, folder / "adapter.py", submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None:
         raise ContractError(f"{folder}: no adapter.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,68 @@
+"""The root command, and what its subcommands share: error messages, exit codes, common options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import click
+from threadpoolctl import threadpool_limits
+
+from conformance import __version__
+from conformance.discover import load_faults
+from conformance.errors import ConformanceError
+
+EXIT_CODES: Final = """\b
+Exit codes:
+  0  nothing diverges on a MUST requirement
+  1  something does
+  2  bad usage or input
+  3  could not be completed: something broke, is inconclusive, or nothing was compared
+"""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Print a ConformanceError as one message and exit with its code."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ConformanceError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    return wrapped
+
+
+adapter_option = click.option(
+    "--adapter",
+    "adapter_folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder of a further adapter (adapter.toml, adapter.py); may be repeated.",
+)
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rnn-conformance")
+def main() -> None:
+    r"""Tell whether two RNN implementations compute the same thing, and if not, what is wrong.
+
+    \b
+    A candidate is ADAPTER[:VARIANT][==VERSION|@PATH]:
+      mlx                 every default variant, of the MLX installed beside the harness
+                          or else of a managed environment with the pinned release
+      mlx:none==0.31.1    that variant and release, in a managed environment
+      mlx:none@PATH       an interpreter, a virtual environment, a wheel or a checkout
+    """
+    # The judgement's products are small: several BLAS threads are slower than one, and in the workers' way.
+    threadpool_limits(limits=1)
+    reported(load_faults)()

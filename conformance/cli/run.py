@@ -1,0 +1,205 @@
+"""``rnn-conformance run``: candidates against requirements."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from itertools import chain, count
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from conformance.candidate import parse_spec
+from conformance.case import Case, asked_of_cases, case_to_json
+from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
+from conformance.discover import find_adapters
+from conformance.display import Display, Lines
+from conformance.environments import cache_root
+from conformance.errors import ConformanceError, SpecError
+from conformance.examine import Settings, slug
+from conformance.inputs import read_case
+from conformance.plan import Candidate, Group, candidates_for, plan
+from conformance.record import Footer, RecordWriter, read_record
+from conformance.report.html import render_html
+from conformance.report.outcome import exit_code, headline
+from conformance.report.text import print_summary
+from conformance.requirement import REQUIREMENTS, select_requirements
+from conformance.rounding import DTYPES
+from conformance.run import Progress, Silent, header
+from conformance.run import run as run_groups
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("candidates", nargs=-1)
+@click.option("-k", "pattern", metavar="TEXT", help="Only requirements in whose name TEXT begins a word.")
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated.")
+@click.option(
+    "--examples", default=20, show_default=True, type=click.IntRange(min=0), help="Generated cases per group."
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of the generated cases; failures kept from earlier runs come first, see --forget.",
+)
+@click.option(
+    "--case",
+    "case_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run only the case in this file.",
+)
+@click.option(
+    "--output",
+    default="reports",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the record, the HTML report and minimal cases.",
+)
+@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case.")
+@click.option("--wide", is_flag=True, help="Draw long and broad cases, too: T to 512, H to 256, in every dtype.")
+@click.option("--forget", is_flag=True, help="Do not replay or keep failures in the example database.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@adapter_option
+@reported
+def run(
+    candidates: tuple[str, ...],
+    pattern: str | None,
+    dtypes: tuple[str, ...],
+    examples: int,
+    seed: int,
+    case_file: Path | None,
+    output: Path,
+    deadline: float | None,
+    wide: bool,
+    forget: bool,
+    quiet: bool,
+    adapter_folders: tuple[Path, ...],
+) -> None:
+    """Run CANDIDATES (by default all shipped ones) and judge them.
+
+    Environments that are missing are made. Prints a summary, writes a record (JSON lines) and one self-contained
+    HTML file, and says where they are.
+    """
+    adapters = find_adapters(adapter_folders)
+    chosen = candidates_for(adapters, [parse_spec(text) for text in candidates])
+    only = None if case_file is None else read_case(case_file)
+    groups = _groups(chosen, pattern, dtypes, only, explicit=bool(candidates))
+    path = _new_record(output)
+    settings = Settings(
+        examples=examples,
+        seed=seed,
+        wide=wide,
+        only=only,
+        database=None if forget else cache_root() / "examples",
+        keep=_keeper(path.with_name(f"{path.stem}-cases")),
+    )
+    console = Console()
+    with RecordWriter(path, header(groups, settings, sys.argv[1:])) as writer:
+        complete = _run(groups, settings, writer, console, quiet=quiet, deadline=deadline)
+    _present(path, console)
+    sys.exit(exit_code(read_record(path)) if complete else 3)
+
+
+def _new_record(folder: Path) -> Path:
+    """A record file named after the time, and after a number where two runs begin in one second."""
+    stamp = datetime.now(UTC).strftime("run-%Y%m%d-%H%M%S")
+    names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
+    return next(path for name in names if not (path := folder / f"{name}.jsonl").exists())
+
+
+def _groups(
+    chosen: Sequence[Candidate],
+    pattern: str | None,
+    dtypes: Sequence[str],
+    only: Case | None,
+    *,
+    explicit: bool,
+) -> tuple[Group, ...]:
+    requirements = select_requirements(pattern)
+    if only is not None:
+        asked = frozenset(only.features)
+        requirements = tuple(
+            r
+            for r in requirements
+            if (r.cell, r.initial, asked) == (only.cell, only.initial, asked_of_cases(r.features))
+        )
+        dtypes = (only.dtype,)
+        if not requirements:
+            raise SpecError(
+                "no selected requirement is about this case",
+                got=f"cell {only.cell}, initial state {only.initial}, -k {pattern}",
+                wanted=" | ".join(r.name for r in REQUIREMENTS.values() if r.cell == only.cell),
+            )
+    groups = plan(chosen, requirements, dtypes)
+    if not explicit:  # default candidates that offer nothing of what -k selects were not asked for
+        useful = {group.candidate.name for group in groups if group.unsupported is None}
+        groups = tuple(group for group in groups if group.candidate.name in useful)
+    if not groups:
+        raise SpecError("nothing to run: no candidate offers what was selected", got=f"-k {pattern}")
+    return groups
+
+
+def _run(
+    groups: Sequence[Group],
+    settings: Settings,
+    writer: RecordWriter,
+    console: Console,
+    *,
+    quiet: bool,
+    deadline: float | None,
+) -> bool:
+    """Run and write the footer; False when interrupted."""
+    try:
+        with _display(groups, console, quiet=quiet) as progress:
+            findings = run_groups(groups, settings, writer.write, progress, case_seconds=deadline)
+    except KeyboardInterrupt:
+        click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
+        return False
+    trials = sum(finding.trials for finding in findings)
+    writer.write(Footer(finished=_now(), trials=trials, findings=len(findings)))
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _display(groups: Sequence[Group], console: Console, *, quiet: bool) -> AbstractContextManager[Progress]:
+    if quiet:
+        return nullcontext(Silent())
+    return Display(groups, console) if console.is_terminal else Lines()
+
+
+def _keeper(folder: Path) -> Callable[[Group, Case], Path]:
+    def keep(group: Group, case: Case) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{slug(group)}.json"
+        path.write_text(json.dumps(case_to_json(case), indent=1) + "\n", encoding="utf-8")
+        return path
+
+    return keep
+
+
+def _present(path: Path, console: Console) -> None:
+    record = read_record(path)
+    html = path.with_suffix(".html")
+    try:
+        html.write_text(render_html(record), encoding="utf-8")
+    except OSError as error:
+        raise ConformanceError(
+            "cannot write the HTML report",
+            where=str(html),
+            got=error.strerror or str(error),
+            hint=f"the record is complete: rnn-conformance report {path} --html FILE",
+        ) from None
+    print_summary(record, console)
+    console.print(Text(headline(record), style="bold"))
+    click.echo(f"record: {path}")
+    click.echo(f"report: {html}")
