@@ -216,10 +216,10 @@ def test_equations_are_told_in_the_convention_of_the_reader() -> None:
     assert flip.told("sequential").right == "h' = (1 - z) * n + z * h" == flip.told("complement").equation
     assert flip.told("complement").right == "h' = (1 - z) * h + z * n" == flip.told("sequential").equation
     both = flip.told("sequential", "complement")
-    assert all(
-        told.statement in both.statement and told.right in both.right
-        for told in map(flip.told, ("sequential", "complement"))
-    )
+    for told in (flip.told("sequential"), flip.told("complement")):
+        assert told.statement in both.statement
+        assert told.right in both.right
+        assert told.equation in both.equation
     assert bias.told("complement") == bias.told("sequential")
 
 

@@ -1,4 +1,4 @@
-"""The faults of a learner's GRU cell: each is what its equation says, and the catalogue names it in both conventions."""
+"""The faults of a learner's GRU cell: each is what its equation says, and has its name in both conventions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from conformance.algebra import Exact
 from conformance.case import Case, Evaluation, Initial, Shape
 from conformance.cells.gru import COMPLEMENT
+from conformance.compare import compare
 from conformance.faults import catalogue
 from conformance.judge import hypotheses, planted, sharpest, visible_faults
 from conformance.rounding import Array
@@ -20,9 +21,17 @@ FORMS = ("gru", "gru_v1")
 Weights = dict[str, Array]
 
 
-def case_of(cell: str, dtype: str, initial: Initial, seed: int, evaluation: Evaluation, shape: Shape = GENERIC) -> Case:
+def case_of(
+    cell: str,
+    dtype: str,
+    initial: Initial,
+    seed: int,
+    evaluation: Evaluation,
+    shape: Shape = GENERIC,
+    scale: float = 0.8,
+) -> Case:
     """A generic case."""
-    signature = Signature(shape=shape, batched=True, seed=seed, scale=0.8, decimals=12, fills=())
+    signature = Signature(shape=shape, batched=True, seed=seed, scale=scale, decimals=12, fills=())
     return replace(build(signature, cell=cell, dtype=dtype, initial=initial), evaluation=evaluation)
 
 
@@ -46,7 +55,14 @@ class Hand:
     """A GRU written out for each fault: weights, activations and update are what the fault says they are."""
 
     def __init__(self, **changes: Callable[..., Array]) -> None:
-        self.of = {"r": sigmoid, "z": sigmoid, "n": np.tanh, "update": self.kept, "reads": self.own} | changes
+        right: dict[str, Callable[..., Array]] = {"r": sigmoid, "z": sigmoid, "n": np.tanh}
+        self.of = {**right, "update": self.kept, "reads": self.own, **changes}
+            "r": sigmoid,
+            "z": sigmoid,
+            "n": np.tanh,
+            "update": self.kept,
+            "reads": self.own,
+        } | changes
 
     @staticmethod
     def own(p: Weights, stem: str, gate: str) -> Array:
@@ -105,12 +121,12 @@ BY_HAND: Mapping[str, Hand] = {
     "z_hard_sigmoid6": Hand(z=lambda a: np.clip(a / 6.0 + 0.5, 0.0, 1.0)),
     "activations_swapped": Hand(r=np.tanh, z=np.tanh, n=sigmoid),
     "update_without_complement": Hand(update=lambda z, n, h: n + z * h),
-    "update_forgets": Hand(update=lambda z, n, h: (1.0 - z) * n),
+    "update_forgets": Hand(update=lambda z, n, h: (1.0 - z) * n + 0.0 * h),
 }
 # The same mistakes made where z mixes the candidate in.
 MIXING: Mapping[str, Callable[[Array, Array, Array], Array]] = {
     "update_without_complement": lambda z, n, h: h + z * n,
-    "update_forgets": lambda z, n, h: z * n,
+    "update_forgets": lambda z, n, h: z * n + 0.0 * h,
 }
 
 
@@ -144,14 +160,18 @@ def test_an_input_laid_out_by_features_is_read_by_time(cell: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", FORMS)
 def test_the_whole_catalogue_is_caught_and_named_with_the_complement(cell: str, dtype: str) -> None:
-    """Planted in the other convention: caught on a generic case, and never without its own name, which is then alone."""
+    """Planted in the other convention, each has its own name wherever it is caught, and in the end no other beside."""
+    # The state of some mutants overflows in more steps than these.
+    shapes = ((GENERIC, 0.8), (GENERIC, 2.0), (Shape(batch=2, time=3, features=2, hidden=3), 0.8))
     every = [
-        case_of(cell, dtype, initial, seed, "complement") for seed in (1, 2, 3) for initial in ("given", "omitted")
-    ]  # fmt: skip
+        case_of(cell, dtype, initial, seed, "complement", shape, scale)
+        for seed, (shape, scale) in enumerate(shapes)
+        for initial in ("given", "omitted")
+    ]
     wanted = visible_faults(cell, "given", dtype=dtype) | visible_faults(cell, "omitted", dtype=dtype)
     assert len(wanted) > 60
     for name in wanted:
-        _assert_named(catalogue(cell), name, every)
+        _assert_named(name, every)
 
 
 NEW = ("gates_share_matrix", "gates_share_parameters", "candidate_without_state", "activations_swapped", "x_transposed")
@@ -163,20 +183,20 @@ def test_the_new_faults_of_an_lstm_are_named(cell: str, dtype: str) -> None:
     """What an LSTM shares of them."""
     every = [case_of(cell, dtype, initial, seed, "sequential") for seed in (1, 2) for initial in ("given", "omitted")]
     for name in NEW:
-        _assert_named(catalogue(cell), name, every)
+        _assert_named(name, every)
 
 
-def _assert_named(faults: Mapping[str, object], name: str, every: list[Case]) -> None:
+def _assert_named(name: str, every: list[Case]) -> None:
     """Some cases catch the fault, its name explains each of these, and all of them together leave that name alone."""
-    names: set[str] | None = None
+    names: set[str] = set()
     for case in every:
         observed = planted(case, catalogue(case.cell)[name])
-        if not observed.finite:
+        if not observed.finite or compare(case, observed).explains:
             continue
         shares = hypotheses(case, observed)
         found = {fault for fault, share in shares.items() if share <= 1.0}
         assert name in found
-        names = found if names is None else names & found
+        names = names & found if names else found
         if sharpest(names) == (name,):
             return
-    raise AssertionError(f"{name} is not told from {names} among {len(faults)} faults")
+    raise AssertionError(f"{name} is not told from {names}")
