@@ -133,8 +133,8 @@ MISTAKES = {
     "gate_tanh": ("= nn.sigmoid(", "= nn.tanh("),
     "update_without_complement": ("h = (1 - z) * h + z * n", "h = h + z * n"),
     "gates_share_matrix": (
-        'self.param(f"W_{name}", lecun_normal()',
-        'self.variables["params"]["W_r"] if True else (()',
+        'self.param(f"W_{name}", lecun_normal(), (width, self.features), self.param_dtype)',
+        'self.get_variable("params", "W_r")',
     ),
 }
 
