@@ -56,7 +56,8 @@ class Hand:
 
     def __init__(self, **changes: Callable[..., Array]) -> None:
         right: dict[str, Callable[..., Array]] = {"r": sigmoid, "z": sigmoid, "n": np.tanh}
-        self.of = {**right, "update": self.kept, "reads": self.own, **changes}
+        right |= {"update": self.kept, "reads": self.own}
+        self.of = {**right, **changes}
 
     @staticmethod
     def own(p: Weights, stem: str, gate: str) -> Array:

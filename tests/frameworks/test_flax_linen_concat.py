@@ -1,4 +1,4 @@
-"""The from-scratch linen cell, in Flax's managed environment: it computes its equations, and its mistakes have names."""
+"""The from-scratch linen cell in Flax's managed environment: its equations, and names for its mistakes."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_the_worked_example(host: Host) -> None:
     p = {name: -value if name.endswith("z") else value for name, value in case.parameters.items()}
     xh = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0])
     assert xh.shape == (7,)
-    a = {g: np.hstack([p[f"W_x{g}"], p[f"W_h{g}"]]) @ xh + p[f"b_x{g}"] + p[f"b_h{g}"] for g in "zn"}
-    wanted = np.tanh(a["n"]) / (1.0 + np.exp(-a["z"]))
+    z, n = (np.hstack([p[f"W_x{g}"], p[f"W_h{g}"]]) @ xh + p[f"b_x{g}"] + p[f"b_h{g}"] for g in "zn")
+    wanted = np.tanh(n) / (1.0 + np.exp(-z))
     observed = observe(host, case).observed
     assert np.allclose(observed.outputs[0, 0], wanted, rtol=1e-14, atol=0.0)
     assert compare(case, observed).explains
