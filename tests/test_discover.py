@@ -142,6 +142,7 @@ def test_an_adapter_may_not_take_anothers_name(tmp_path: Path) -> None:
         (GOOD.replace('"loop"', "[]"), "paths"),
         (GOOD + 'environment = { path = "here" }\n', "environment"),
         (GOOD + 'evaluation = "backwards"\n', "backwards"),
+        (GOOD.replace('["gru"]', '["gru_v1", "lstm"]') + 'evaluation = "complement"\n', "complement"),
         (GOOD + '[variants.two]\nlike = "none"\n', "like no other"),
         (GOOD + '[variants.two]\nlike = "three"\n[variants.three]\nlike = "two"\n', "like no other"),
         ('[adapter]\nname = "a"\ntitle = "a"\ndistribution = "a"\n[variants]\n', "variants"),

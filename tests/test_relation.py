@@ -92,6 +92,39 @@ def test_each_aim_planted_is_noticed(requirement: Requirement, aim: str) -> None
     assert any(notices(requirement.relation, case, aim) for case in shipped(requirement))
 
 
+@pytest.mark.parametrize("behaviour", ["fresh_weights", "fresh_weights_each_call"])
+@pytest.mark.parametrize("cell", ["gru", "gru_v1", "lstm", "elman_relu", "mingru_log", "minlstm_log"])
+def test_fresh_weights_have_their_name(cell: str, behaviour: str) -> None:
+    """The same ones every time give the same numbers for other weights; others each time do not come from zeros."""
+    (case, *_) = shipped(REQUIREMENTS[f"{cell}_weights_used"])
+    verdict, culprit = judge_relation("weights_used", case, implementation(cell, behaviour), frozenset())
+    assert isinstance(verdict, Diverges)
+    assert verdict.faults == ("fresh_weights",)
+    assert culprit is not None
+    assert ("negated" in culprit.says) == (behaviour == "fresh_weights")
+
+
+def test_a_run_that_changes_is_not_taken_for_fresh_weights() -> None:
+    """Units dropped at random follow no equations either, but come from the weights: from zeros they give zeros."""
+    generator = np.random.default_rng(3)
+
+    def dropping(case: Case) -> Observed:
+        observed = correct(case)
+        return replace(observed, outputs=observed.outputs * generator.choice([0.0, 2.0], observed.outputs.shape))
+
+    (case, *_) = shipped(OF_THE_GRU["weights_used"])
+    verdict, _ = judge_relation("weights_used", case, dropping, frozenset())
+    assert isinstance(verdict, Inconclusive)
+
+
+def test_weights_that_cannot_show_are_not_missed() -> None:
+    """Where other weights need not change a number, equal outputs prove nothing."""
+    (case, *_) = shipped(OF_THE_GRU["weights_used"])
+    silent = replace(case, parameters={name: 0.0 * value for name, value in case.parameters.items()})
+    verdict, _ = judge_relation("weights_used", silent, correct, frozenset())
+    assert isinstance(verdict, Agrees)
+
+
 @pytest.mark.parametrize("relation", LOOSE)
 @pytest.mark.parametrize("fault", ["drop_bhn", "update_flip"])
 def test_a_consistent_fault_satisfies_the_relations(relation: str, fault: str) -> None:

@@ -49,7 +49,7 @@ def summary(result: Adequacy) -> tuple[str, ...]:
     wrong = sum("misnamed" in row.values() for row in result.catches.values())
     lines = [
         f"{result.cell} {result.dtype}: caught {len(result.caught)} of {len(shown)}; named uniquely"
-        f" {len(result.named)} of the {len(nameable)} that have a hypothesis, wrongly {wrong};"
+        f" {len(result.named.intersection(nameable))} of the {len(nameable)} that have a hypothesis, wrongly {wrong};"
         f" false alarms on {result.conforming} conforming runs: {result.false_alarms['derived bound']}"
     ]
     faults = sum(kind == "fault" for kind in result.kinds.values())

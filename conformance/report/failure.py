@@ -7,8 +7,9 @@ from typing import Final, assert_never
 
 import numpy as np
 
-from conformance.case import Case, arrays_of, case_from_json
-from conformance.cells.fault import Fault
+from conformance.behaviours import BEHAVIOURS
+from conformance.case import Case, Evaluation, arrays_of, case_from_json
+from conformance.cells.fault import Told
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.gradient_faults import GradientFault, gradient_catalogue
@@ -20,17 +21,18 @@ from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive
 _SENTENCES: Final = 8
 
 
-def failure_message(finding: Finding, facts: Mapping[str, str]) -> str:
+def failure_message(finding: Finding, facts: Mapping[str, str], evaluation: Evaluation = "sequential") -> str:
     """What diverges, how, since when, on which minimal case, and how to see it again.
 
-    facts: what the worker told about its framework and device.
+    facts: what the worker told about its framework and device. evaluation: the candidate's, in whose convention faults
+        are told.
     """
     requirement = REQUIREMENTS[finding.requirement]
     head = f"{finding.candidate}, {finding.dtype}: {finding.requirement}"
     tested = ", ".join(f"{name} {value}" for name, value in facts.items()) or "the worker never came up"
     required = f"  required ({requirement.level}): {requirement.statement}"
     lines = [f"{head} {_word(finding.verdict)}", f"  tested: {tested}", required]
-    lines += _explained(finding.verdict, requirement.cell)
+    lines += _explained(finding.verdict, requirement.cell, evaluation)
     if finding.example is not None:
         lines += _minimal(finding.example)
     return "\n".join(lines)
@@ -55,17 +57,17 @@ def _word(verdict: Verdict) -> str:
             assert_never(verdict)
 
 
-def _explained(verdict: Verdict, cell: str) -> list[str]:
+def _explained(verdict: Verdict, cell: str, evaluation: Evaluation) -> list[str]:
     match verdict:
         case Diverges():
-            return _divergence(verdict, cell)
+            return _divergence(verdict, cell, evaluation)
         case Inconclusive():
             return [f"  why: {verdict.why}"]
         case Broken():
             tail = verdict.stderr_tail.strip().splitlines()[-12:]
             return [f"  what: {verdict.message}", *(f"  | {line}" for line in tail)]
         case Unrepresentable():
-            inner = [] if verdict.subspace is None else _explained(verdict.subspace, cell)
+            inner = [] if verdict.subspace is None else _explained(verdict.subspace, cell, evaluation)
             return [f"  owner: {verdict.owner}, {verdict.reason} {verdict.link}", *inner]
         case Unsupported():
             return [f"  owner: {verdict.owner}, {verdict.reason}"]
@@ -75,7 +77,7 @@ def _explained(verdict: Verdict, cell: str) -> list[str]:
             assert_never(verdict)
 
 
-def _divergence(verdict: Diverges, cell: str) -> list[str]:
+def _divergence(verdict: Diverges, cell: str, evaluation: Evaluation) -> list[str]:
     lines = []
     evidence = verdict.evidence
     if not evidence.finite:
@@ -84,11 +86,12 @@ def _divergence(verdict: Diverges, cell: str) -> list[str]:
         nearest = min(evidence.residuals, key=evidence.residuals.__getitem__, default="")
         told = f" (the nearest is {nearest})" if nearest else ""
         lines.append(f"  fault: none of the catalogue explains it{told}")
-    known: dict[str, Fault | GradientFault] = {**gradient_catalogue(cell), **catalogue(cell)}
+    known: dict[str, Told | GradientFault] = dict(gradient_catalogue(cell))
+    known |= {name: fault.told(evaluation) for name, fault in catalogue(cell).items()}
     for name in verdict.faults:
         fault = known.get(name)
         if fault is None:
-            lines.append(f"  fault: {name}")
+            lines.append(f"  fault: {name}: {BEHAVIOURS[name].statement}" if name in BEHAVIOURS else f"  fault: {name}")
             continue
         lines += [
             f"  fault: {name}: {fault.statement}",

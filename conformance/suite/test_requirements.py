@@ -108,7 +108,7 @@ def test_requirement(rnn_group: Group | None, rnn_hosts: Hosts, pytestconfig: py
         pytest.fail(str(error), pytrace=False)
     pytestconfig.stash[COMPARED] += finding.trials
     if not _met(finding.verdict):
-        message = failure_message(finding, rnn_hosts.facts(rnn_group))
+        message = failure_message(finding, rnn_hosts.facts(rnn_group), rnn_group.candidate.variant.evaluation)
         if rnn_group.requirement.level != "MUST":
             pytest.xfail(f"{rnn_group.requirement.level}: {message}")
         pytest.fail(message, pytrace=False)
