@@ -39,7 +39,7 @@ class Variant:
         where ``{layer}`` stands for the framework's name of the cell's layer, from `layers`.
     features: what it offers beyond plain forward runs; padding: what its outputs past a row's length are.
     arithmetic: what it computes in, by dtype, where that is not the dtype throughout.
-    evaluation: how it evaluates a linear recurrence.
+    evaluation: how it evaluates the recurrence, see `conformance.case.Case`.
     environment: variables of its worker's environment, set before anything is imported.
     missing: canonical parameters it has no place for, by cell; cases are run with those at zero.
     unsupported: declared reasons by dtype name, spelling of the initial state, or feature.

@@ -21,7 +21,7 @@ from conformance.rounding import Arithmetic, Array, Format, arithmetic_of, forma
 Initial = Literal["omitted", "zeros", "given"]
 INITIALS: Final[tuple[Initial, ...]] = get_args(Initial)
 Padding = Literal["zeros", "free"]
-Evaluation = Literal["sequential", "scan", "log-scan"]
+Evaluation = Literal["sequential", "complement", "scan", "log-scan"]
 
 Parameters: TypeAlias = Mapping[str, Array]
 
@@ -83,7 +83,8 @@ class Case:
     lengths: the number of real steps of each row, None when all have T.
     reverse: rows are consumed from their end; outputs stay in the order of the input.
     padding: what outputs past a row's length are: zeros, or free (not specified, not compared).
-    evaluation: how a linear recurrence (minGRU, minLSTM) is evaluated: step by step, or as a prefix scan.
+    evaluation: how the recurrence is evaluated: step by step; step by step with the complement of a GRU's update gate
+        (h' = (1 - z) * h + z * n, every z row negated); or, where it is linear (minGRU, minLSTM), as a prefix scan.
     arithmetic: what the candidate declares to compute in, where that is not the dtype throughout.
     cotangents: empty, or arrays shaped like outputs, final_state (and final_cell), with which the candidate is
         asked for the gradients of the sum of all products.
@@ -188,6 +189,11 @@ class Case:
     def format(self) -> Format:
         """The arithmetic by which the case is judged."""
         return arithmetic_of(self.dtype, self.arithmetic)
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether every state is computed from the one before it, and not by a prefix scan."""
+        return self.evaluation in ("sequential", "complement")
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Compa
     understood = case if fault is None else fault.misread(case)
     variation = CORRECT if fault is None else fault.variation
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if case.evaluation == "sequential":
+        if case.stepwise:
             trace = cell_named(case.cell).evaluate(understood, ops, variation=variation, seen=seen(case, observed))
         else:
             trace = scanned(cell_named(case.cell), understood, ops, variation)
@@ -151,7 +151,7 @@ def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
         tuple(None if v is None else v.shape for v in (o.outputs, o.final_state, o.cells, o.final_cell))
         for o in observed
     }
-    if len(kinds) != 1 or len(returned) != 1 or cases[0].evaluation != "sequential" or cases[0].padding == "free":
+    if len(kinds) != 1 or len(returned) != 1 or not cases[0].stepwise or cases[0].padding == "free":
         raise CaseError("only plain cases of one kind can be judged together", got=f"{len(kinds)} kinds")
     if len(cases) != len(observed):
         raise CaseError("as many observations as cases", got=str(len(observed)), wanted=str(len(cases)))

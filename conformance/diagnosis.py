@@ -66,7 +66,7 @@ def leanings(case: Case, observed: Observed, names: Iterable[str]) -> tuple[Lean
     shape = case.shape
     if not observed.finite or case.special or shape.layers > 1 or cell_named(case.cell).projected:
         return ()
-    if case.evaluation != "sequential":
+    if not case.stepwise:
         return ()
     reference = scatter(case, observed)
     real = {name: _compared(case, name, part) for name, part in reference.items()}
@@ -229,6 +229,7 @@ def compose(first: Fault, second: Fault, right: Any) -> Fault | None:
     if first.parameters is not None and second.parameters is not None:
         changes["parameters"] = _after(first.parameters, second.parameters)
     for name, usual in (
+        ("inputs", None),
         ("wiring", wire),
         ("lane0", False),
         ("no_h0", False),
@@ -321,7 +322,7 @@ def _explaining(
             ):
                 continue
             both = compose(one, other, right)
-            if both is None or (brief is not None and both.wiring is wire and not _explains(*brief, both)):
+            if both is None or (brief is not None and _stepwise(both) and not _explains(*brief, both)):
                 continue
             if _explains(case, observed, both):
                 found[pair] = None
@@ -340,6 +341,11 @@ def _beginning(case: Case, observed: Observed, steps: int = 2) -> tuple[Case, Ob
         return None
     outputs = observed.outputs[:, :steps]
     return replace(case, x=case.x[:, :steps]), Observed(outputs=outputs, final_state=outputs[:, -1])
+
+
+def _stepwise(fault: Fault) -> bool:
+    """Whether the first steps of what the fault gives are what it gives for the first steps."""
+    return fault.wiring is wire and fault.inputs is None
 
 
 def _explains(case: Case, observed: Observed, fault: Fault) -> bool:

@@ -41,6 +41,7 @@ from conformance.tape import (
     Tape,
     centre,
     mapped,
+    negative,
     summed,
     sums_of,
     zeros_like,
@@ -72,16 +73,19 @@ def gradients(case: Case, along: Seen, ops: Algebra[V], *, fault: Fault | Gradie
     if not isinstance(fault, Fault):
         return _Backward.of(case, along, ops, CORRECT, _NO_FAULT if fault is None else fault).gradients()
     found = _Backward.of(fault.misread(case), along, ops, fault.variation, _NO_FAULT).gradients()
+    if fault.inputs is not None:
+        found["x"] = mapped(found["x"], _put_back(fault.inputs, case.x.shape))
     lost = {"h0": fault.no_h0, "c0": fault.no_c0}
     found = {name: zeros_like(value) if lost.get(name, False) else value for name, value in found.items()}
-    return found if fault.parameters is None else _read_back(found, case.parameters, fault.parameters, ops)
+    misreading = fault.misreading(case)
+    return found if misreading is None else _read_back(found, case.parameters, misreading, ops)
 
 
 def _check(case: Case) -> None:
     if not case.cotangents:
         raise CaseError("a case without cotangents has no gradients", where=case.origin)
     odd = [name for name in case.features if name in ("lengths", "layers", "bidirectional")]
-    if case.evaluation != "sequential":
+    if not case.stepwise:
         odd.append(case.evaluation)
     if odd:
         raise CaseError("gradients are judged for one layer and direction, whole rows, step by step", got=str(odd))
@@ -98,6 +102,7 @@ def _check(case: Case) -> None:
 class _Backward(Generic[V]):
     """One backward pass.
 
+    case: in the convention in which it is evaluated; negated: the parameters whose canonical sign is the other one.
     lanes: (B,) the row whose states each row continues from.
     tape, ends: the step of all slots, recorded, and the states after it, ``h`` and ``c``.
     pending: contributions to the adjoints of these states, by slot; INITIAL is the initial state.
@@ -106,6 +111,7 @@ class _Backward(Generic[V]):
     case: Case
     ops: Algebra[V]
     fault: GradientFault
+    negated: tuple[str, ...]
     wiring: Wiring
     lanes: Indices
     tape: Tape[V]
@@ -115,8 +121,10 @@ class _Backward(Generic[V]):
     @classmethod
     def of(cls, case: Case, along: Seen, ops: Algebra[V], variation: Variation, fault: GradientFault) -> _Backward[V]:
         """The pass with its step recorded, and nothing passed back yet."""
-        cell = cell_named(case.cell)
-        cell.check(case)
+        canonical = cell_named(case.cell)
+        canonical.check(case)
+        negated = canonical.complement.negated if canonical.complement and case.evaluation == "complement" else ()
+        cell, case, variation = canonical.native(case, variation)
         size = case.shape
         wiring = variation.wiring(rows_of(case))
         lanes = np.zeros(size.batch, dtype=np.intp) if variation.lane0 else np.arange(size.batch)
@@ -153,6 +161,7 @@ class _Backward(Generic[V]):
             case=case,
             ops=ops,
             fault=fault,
+            negated=negated,
             wiring=wiring,
             lanes=lanes,
             tape=tape,
@@ -173,7 +182,8 @@ class _Backward(Generic[V]):
                 result[initial] = summed(terms, self.ops) if terms else self._nothing(self._width(name))
         for name, parameter in self.case.parameters.items():
             result[name] = self._parameter(name, parameter, found.get(name, []))
-        return {name: self._scaled(name, value) for name, value in result.items()}
+        result = {name: self._scaled(name, value) for name, value in result.items()}
+        return {name: negative(value) if name in self.negated else value for name, value in result.items()}
 
     def _width(self, state: str) -> int:
         return int(centre(self.ends[state].value).shape[-1])
@@ -300,6 +310,17 @@ def _memories(case: Case, along: Seen, ops: Algebra[V], variation: Variation) ->
         assert trace.cells is not None
         after = trace.cells
     return ops.stack([ops.lift(np.zeros_like(case.c0)), ops.lift(case.c0), after])
+
+
+def _put_back(inputs: Callable[[Array], Array], shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    """From the layout of a misread x (..., B, T, D) to that of x itself."""
+    order = np.argsort(inputs(np.arange(float(np.prod(shape))).reshape(shape)).ravel())
+
+    def back(array: Array) -> Array:
+        lead = array.shape[: array.ndim - len(shape)]
+        return array.reshape(*lead, -1)[..., order].reshape(*lead, *shape)
+
+    return back
 
 
 def _as_row(axes: int) -> Callable[[Array], Array]:

@@ -50,15 +50,16 @@ def visible_faults(
     case = probe(cell, initial, features=features, padding=padding).zeroed(zeroed)
     truth = observed_of(cell_named(case.cell).run(case))
     declared = arithmetic_of(dtype, arithmetic)
-    return frozenset(
-        name
-        for name, fault in catalogue(cell).items()
-        if (
-            _differ(case, observed_of(fault.run(case, Exact())), truth)
-            if fault.arithmetic is None
-            else fault.arithmetic(declared) is not None
+    with np.errstate(over="ignore", invalid="ignore"):  # the state of some mutants grows without limit
+        return frozenset(
+            name
+            for name, fault in catalogue(cell).items()
+            if (
+                _differ(case, observed_of(fault.run(case, Exact())), truth)
+                if fault.arithmetic is None
+                else fault.arithmetic(declared) is not None
+            )
         )
-    )
 
 
 def _differ(case: Case, one: Observed, other: Observed) -> bool:
@@ -66,7 +67,10 @@ def _differ(case: Case, one: Observed, other: Observed) -> bool:
     if case.lengths is not None and case.padding == "free":
         real = (np.arange(case.shape.time)[:, None] < np.array(case.lengths)[None])[..., None]
     pairs = zip(one.arrays().items(), other.arrays().values(), strict=True)
-    return any(float(np.max(np.abs(a - b) * (real if name in PER_STEP else 1.0))) > _VISIBLE for (name, a), b in pairs)
+    # A number that is not finite differs from every other.
+    return any(
+        not float(np.max(np.abs(a - b) * (real if name in PER_STEP else 1.0))) <= _VISIBLE for (name, a), b in pairs
+    )
 
 
 def probe(cell: str, initial: Initial, *, features: tuple[str, ...] = (), padding: Padding = "zeros") -> Case:
@@ -143,13 +147,29 @@ def rules_out(case: Case, observed: Observed, fault: Fault) -> bool:
 def hypotheses(case: Case, observed: Observed) -> dict[str, float]:
     """For every fault of the catalogue the largest share of its own bound; at most 1 where it explains all.
 
-    Empty when the observation is not finite: no hypothesis explains that.
+    An observation that is not finite is explained only by a fault that overflows where it does, and that explains some
+    finite state before which the reference does not; empty when no fault does.
     """
     if not observed.finite:
-        return {}
+        return _growing(case, observed)
     found = {name: compare(case, observed, fault) for name, fault in catalogue(case.cell).items()}
     # What lies inside an infinite bound is not explained by it.
     return {name: comparison.worst if comparison.bounded else np.inf for name, comparison in found.items()}
+
+
+def _growing(case: Case, observed: Observed) -> dict[str, float]:
+    """The residuals of the faults whose state grows without limit, as that of the observation does."""
+    if case.special:
+        return {}
+    wrong = compare(case, observed).parts["outputs"].share > 1.0
+    found: dict[str, float] = {}
+    for name, fault in catalogue(case.cell).items():
+        comparison = compare(case, observed, fault)
+        part = comparison.parts["outputs"]
+        told = wrong & np.isfinite(part.observed) & np.isfinite(part.bound) & (part.share <= 1.0)
+        if comparison.explains and told.any():
+            found[name] = comparison.worst
+    return found
 
 
 def evidence(case: Case, observed: Observed, reference: Comparison, residuals: Mapping[str, float]) -> Evidence:

@@ -195,6 +195,7 @@ def _causes(causes: Mapping[int, tuple[Cause, ...]]) -> str:
 def localise(case: Case, observed: Observed) -> Localisation | None:
     """The account of an observation outside its bound; None where only the final state, or nothing, is wrong.
 
+    Parameters and intermediates are those of the convention in which the case is evaluated.
     Intermediates are told for one layer in one direction; elsewhere only the place is. The same holds for
     numbers that are not finite.
 
@@ -220,11 +221,12 @@ def localise(case: Case, observed: Observed) -> Localisation | None:
     )
     size = case.shape
     plain = size.layers == 1 and size.directions == 1 and size.output == size.hidden
-    plain = plain and case.evaluation == "sequential"
+    plain = plain and case.stepwise
     if not plain or case.special or not observed.finite or not comparison.bounded:
         return place
+    cell, native, _ = cell_named(case.cell).native(case)
     with np.errstate(all="ignore"):
-        return _Search.of(case, observed, comparison, place).localisation()
+        return _Search.of(cell, native, observed, comparison, place).localisation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,9 @@ class _Search:
     outside: Mask
 
     @classmethod
-    def of(cls, case: Case, observed: Observed, comparison: Comparison, place: Localisation) -> _Search:
+    def of(
+        cls, cell: Cell[Any], case: Case, observed: Observed, comparison: Comparison, place: Localisation
+    ) -> _Search:
         size = case.shape
         part = comparison.parts["outputs"]
         wiring = wire(rows_of(case))
@@ -301,7 +305,7 @@ class _Search:
         bank = np.concatenate([np.zeros_like(case.h0)[None], case.h0[None], np.swapaxes(known, 0, 1)])
         return cls(
             case=case,
-            cell=cell_named(case.cell),
+            cell=cell,
             observed=observed,
             comparison=comparison,
             place=place,

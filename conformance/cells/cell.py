@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance.algebra import Algebra, Exact
-from conformance.case import Case, Parameters
+from conformance.case import Case, Parameters, unchecked
 from conformance.errors import CaseError
 from conformance.rounding import Array
 from conformance.worker.api import block, prefix_of
@@ -195,6 +195,21 @@ class _Run(Generic[V]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Complement(Generic[E]):
+    """How a cell is computed by implementations whose update gate is the complement of the canonical one.
+
+    negated: the parameters whose sign differs there; equations: any variation of the canonical equations in that form.
+    """
+
+    negated: tuple[str, ...]
+    equations: Callable[[E], E]
+
+    def parameters(self, p: Parameters) -> dict[str, Array]:
+        """Canonical parameters as such an implementation has them, and back: exact, since only signs change."""
+        return {name: -value if name.rpartition(".")[2] in self.negated else value for name, value in p.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell(Generic[E]):
     """A recurrence.
 
@@ -204,6 +219,7 @@ class Cell(Generic[E]):
     projected: whether the state h is a projection, of P units, of the H hidden ones; else P = H.
     positive: whether the initial state must have a logarithm (the log-space forms of minGRU and minLSTM): a given one
         must not be negative; zero is the limit, log 0 = -inf, and stands for a state that is left out.
+    complement: the cell's other convention, that of cases evaluated as "complement"; None where there is none.
     source: where the equations stand.
     """
 
@@ -219,6 +235,17 @@ class Cell(Generic[E]):
     carried: tuple[str, ...] = ()
     projected: bool = False
     positive: bool = False
+    complement: Complement[E] | None = None
+
+    def native(self, case: Case, variation: Variation = CORRECT) -> tuple[Cell[E], Case, Variation]:
+        """All three in the convention in which the case is evaluated: that of `project` and `emit`, step by step."""
+        if case.evaluation != "complement" or self.complement is None:
+            return self, case, variation
+        cell = replace(self, equations=self.complement.equations(self.equations), complement=None)
+        changes = {"parameters": self.complement.parameters(case.parameters), "evaluation": "sequential"}
+        if variation.equations is not None:
+            variation = replace(variation, equations=self.complement.equations(variation.equations))
+        return cell, unchecked(case, changes), variation
 
     def shapes(self, sizes: Mapping[str, int], layers: int = 1, directions: int = 1) -> dict[str, tuple[int, ...]]:
         """The shapes of all canonical arrays, for sizes D, H and P; upper layers take the outputs of the one below."""
@@ -235,6 +262,8 @@ class Cell(Generic[E]):
         """Raise CaseError unless the case has exactly this cell's parameters and states in the right shapes."""
         if case.cell != self.name:
             raise CaseError("the case belongs to another cell", got=case.cell, wanted=self.name)
+        if case.evaluation == "complement" and self.complement is None:
+            raise CaseError("only a GRU's update gate has a complement", where=case.origin, got=f"cell {self.name}")
         if (case.c0 is None) != (self.carry is None):
             wanted = "no c0" if self.carry is None else "c0"
             raise CaseError(f"a {self.name} case needs {wanted}", where=case.origin)
@@ -291,6 +320,9 @@ class Cell(Generic[E]):
         where they were observed) are the observed ones; lower layers run freely from the initial state.
         """
         self.check(case)
+        if case.evaluation == "complement":
+            cell, case, variation = self.native(case, variation)
+            return cell.evaluate(case, ops, variation=variation, seen=seen)
         size = case.shape
         flat = _flat(case.x) if size.time else np.zeros((size.batch, size.features))
         inputs = _taken(ops, flat)

@@ -2,7 +2,7 @@
 
 It serves twice: to diagnose (does the observed output follow *this* equation within its own bound?) and to
 prove that the suite catches it (planted, it must diverge). A fault changes the parameters, the equations, the
-wiring of time and state, the initial state, or the arithmetic; nothing else.
+wiring of time and state, the input, the initial state, or the arithmetic; nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conformance.algebra import Algebra, Rounded
-from conformance.case import Case, Parameters, unchecked
+from conformance.case import Case, Evaluation, Parameters, unchecked
 from conformance.cells.cell import Block, Rows, Sequence, Variation, Wiring, itself, wire
 from conformance.cells.registry import cell_named
 from conformance.rounding import Array, Format
@@ -24,12 +24,31 @@ Transform = Callable[[Parameters], Mapping[str, Array]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a fault is, for a reader: its statement, and the wrong equation beside the right one."""
+
+    statement: str
+    right: str
+    equation: str
+
+    def or_(self, other: Told) -> Told:
+        """Both, where a reader may have either before them."""
+        return Told(
+            statement=f"{self.statement}, or {other.statement}",
+            right=f"{self.right}; where z mixes the candidate in: {other.right}",
+            equation=f"{self.equation}; where z mixes the candidate in: {other.equation}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """One named defect.
 
     statement: what the implementation does wrong, as a sentence for a maintainer.
     equation, right: the wrong equation, and the right one beside which a report prints it.
-    parameters: how the parameters of a layer are misread; no_h0, no_c0: the initial state is replaced by zeros.
+    complement: the same for cases evaluated as "complement", where that reads differently; see `told`.
+    parameters: how the parameters of a layer are misread; inputs: how x (..., B, T, D) is, a permutation of each row;
+    no_h0, no_c0: the initial state is replaced by zeros.
     equations, wiring, lane0, weights_of, states_of, swapped: see `conformance.cells.cell.Variation`.
     arithmetic: the format computed in, from the declared one, for faults of precision; None where it does not apply.
     """
@@ -38,7 +57,9 @@ class Fault:
     statement: str
     equation: str = ""
     right: str = ""
+    complement: Told | None = None
     parameters: Transform | None = None
+    inputs: Callable[[Array], Array] | None = None
     equations: Any = None
     wiring: Callable[[Rows], Wiring] = wire
     lane0: bool = False
@@ -66,17 +87,35 @@ class Fault:
         declared = case.format
         return (self.arithmetic(declared) if self.arithmetic is not None else None) or declared
 
+    def told(self, *evaluations: Evaluation) -> Told:
+        """Statement and equations as they read where cases are evaluated in these ways."""
+        usual = Told(statement=self.statement, right=self.right, equation=self.equation)
+        if self.complement is None or "complement" not in evaluations:
+            return usual
+        return self.complement if set(evaluations) == {"complement"} else usual.or_(self.complement)
+
+    def misreading(self, case: Case) -> Transform | None:
+        """How canonical parameters are misread: an implementation misreads its own, in the convention of the case."""
+        complement = cell_named(case.cell).complement
+        own = self.parameters
+        if own is None or complement is None or case.evaluation != "complement":
+            return own
+        return lambda p: complement.parameters(own(complement.parameters(p)))
+
     def misread(self, case: Case) -> Case:
         """The case as the faulty implementation understands it."""
         changes: dict[str, Any] = {}
-        if self.parameters is not None:
+        misreading = self.misreading(case)
+        if misreading is not None:
             # A sum of two biases need not be a value of the dtype; the mutant folds it in that dtype.
             changed = dict(case.parameters)
             for layer in range(case.layers):
                 for direction in range(case.directions):
-                    own = self.parameters(block(case.parameters, layer, direction))
+                    own = misreading(block(case.parameters, layer, direction))
                     changed |= {prefix_of(layer, direction) + name: value for name, value in own.items()}
             changes["parameters"] = changed
+        if self.inputs is not None:
+            changes["x"] = self.inputs(case.x)
         if self.no_h0:
             changes["h0"] = np.zeros_like(case.h0)
         if self.no_c0 and case.c0 is not None:

@@ -7,18 +7,20 @@
 
 Source: Cho et al. 2014, arXiv:1406.1078 (gates); the reset-after candidate is that of arXiv:1406.1078v3 and of
 cuDNN, PyTorch's ``torch.nn.GRU`` and ``mlx.nn.GRU``. The update convention is that of those frameworks: z keeps
-the state. Negating the z rows of every parameter converts to the other convention, z mixes in the candidate.
+the state. In the other one, h' = (1 - z) * h + z * n, z mixes the candidate in. Negating the z rows of every parameter
+converts, since sigmoid(-a) = 1 - sigmoid(a): exactly in real numbers, but not in rounded ones, where 1 - z of a small z
+has an absolute error and z itself a relative one. `COMPLEMENT` evaluates that convention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from conformance.algebra import SIGMOID, TANH, Activation, Algebra
 from conformance.case import Parameters
-from conformance.cells.cell import Cell
+from conformance.cells.cell import Cell, Complement
 from conformance.rounding import Array
 
 V = TypeVar("V")
@@ -32,7 +34,7 @@ PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
 # How the reset gate enters the candidate: (parameters, r, h, start rows, algebra) -> the recurrent term.
 # Typed loosely in the algebra's value: Python cannot say "for every V" in a field.
 Reset = Callable[[Parameters, Any, Any, Array, Any], Any]
-Update = Callable[[Any, Any, Any, Any], Any]
+Form = Callable[[Any, Any, Any, Any], Any]
 
 
 def reset_after(p: Parameters, r: V, h: V, start: Array, ops: Algebra[V]) -> V:
@@ -50,14 +52,42 @@ def keep_with_z(z: V, n: V, h: V, ops: Algebra[V]) -> V:
     return ops.mix(z, n, h)
 
 
+def write_with_z(z: V, n: V, h: V, ops: Algebra[V]) -> V:
+    """``(1 - z) * h + z * n``."""
+    return ops.mix(z, h, n)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How the next state is made of z, n and h, as ``form(z, n, h, algebra)``.
+
+    form: in the convention evaluated; complement: what does the same in the other one.
+    """
+
+    form: Form
+    complement: Form
+
+
+UPDATE: Final = Update(keep_with_z, write_with_z)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equations:
-    """The parts of a GRU step that implementations get wrong; a fault replaces one of them."""
+    """The parts of a GRU step that implementations get wrong; a fault replaces some of them."""
 
-    gate: Activation = SIGMOID
+    reset_gate: Activation = SIGMOID
+    update_gate: Activation = SIGMOID
     candidate: Activation = TANH
     reset: Reset = field(default=reset_after)
-    update: Update = field(default=keep_with_z)
+    update: Update = UPDATE
+
+
+def _complemented(eq: Equations) -> Equations:
+    return replace(eq, update=Update(eq.update.complement, eq.update.form))
+
+
+COMPLEMENT: Final = Complement(negated=("W_xz", "W_hz", "b_xz", "b_hz"), equations=_complemented)
+"""The convention in which z mixes the candidate in: h' = (1 - z) * h + z * n."""
 
 
 def project(p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: Equations) -> dict[str, V]:
@@ -66,11 +96,11 @@ def project(p: Parameters, x: V, h: V, start: Array, ops: Algebra[V], eq: Equati
     x: (N, D); h: (N, H); start: (N,), 1 in rows whose state is the sequence's initial state, left out by the caller.
     """
     r = ops.apply(
-        eq.gate,
+        eq.reset_gate,
         ops.total(ops.dot(p["W_xr"], x), ops.lift(p["b_xr"]), ops.dot(p["W_hr"], h), ops.lift(p["b_hr"])),
     )
     z = ops.apply(
-        eq.gate,
+        eq.update_gate,
         ops.total(ops.dot(p["W_xz"], x), ops.lift(p["b_xz"]), ops.dot(p["W_hz"], h), ops.lift(p["b_hz"])),
     )
     recurrent = eq.reset(p, r, h, start, ops)
@@ -82,7 +112,7 @@ def emit(
     p: Parameters, parts: Mapping[str, V], h: V, memory: tuple[V, V] | None, ops: Algebra[V], eq: Equations
 ) -> dict[str, V]:
     """r, z, n and the next state h, each (N, H)."""
-    return {**parts, "h": eq.update(parts["z"], parts["n"], h, ops)}
+    return {**parts, "h": eq.update.form(parts["z"], parts["n"], h, ops)}
 
 
 GRU: Final = Cell(
@@ -94,4 +124,5 @@ GRU: Final = Cell(
     equations=Equations(),
     project=project,
     emit=emit,
+    complement=COMPLEMENT,
 )

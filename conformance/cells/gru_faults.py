@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.algebra import Algebra
+from conformance.algebra import SIGMOID, TANH, Activation, Algebra
 from conformance.case import Parameters
-from conformance.cells.fault import Fault
-from conformance.cells.gru import Equations, reset_after, reset_before
+from conformance.cells.fault import Fault, Told, zeroed
+from conformance.cells.gru import Equations, Update, keep_with_z, reset_after, reset_before, write_with_z
 from conformance.cells.misreadings import (
+    Equate,
+    Make,
     activation_faults,
     bias_faults,
     bias_plus1,
@@ -19,7 +21,10 @@ from conformance.cells.misreadings import (
     gate_faults,
     interleaved_gates,
     matrix_faults,
+    one_gate_faults,
     order_fault,
+    sharing_faults,
+    without,
 )
 from conformance.cells.precision import precision_faults
 from conformance.cells.sequencing import sequencing_faults
@@ -39,8 +44,56 @@ def _bias_outside_reset(p: Parameters, r: Any, h: Any, start: Array, ops: Algebr
     return ops.total(ops.times(r, ops.dot(p["W_hn"], h)), ops.lift(p["b_hn"]))
 
 
-def _flip_update(z: Any, n: Any, h: Any, ops: Algebra[Any]) -> Any:
-    return ops.mix(z, h, n)
+def _candidate_whole(z: Any, n: Any, h: Any, ops: Algebra[Any]) -> Any:
+    return ops.total(n, ops.times(z, h))
+
+
+def _state_whole(z: Any, n: Any, h: Any, ops: Algebra[Any]) -> Any:
+    return ops.total(h, ops.times(z, n))
+
+
+def _state_left_out(z: Any, n: Any, h: Any, ops: Algebra[Any]) -> Any:
+    return ops.mix(z, n, ops.times(ops.lift(np.zeros((1, 1))), h))
+
+
+def _candidate_only(z: Any, n: Any, h: Any, ops: Algebra[Any]) -> Any:
+    return ops.times(z, n)
+
+
+def _update_faults(fault: Make, eq: Equate) -> tuple[Fault, ...]:
+    """What the update gate does; each reads differently in the convention in which z mixes the candidate in."""
+    kept, written = "h' = (1 - z) * n + z * h", "h' = (1 - z) * h + z * n"
+
+    def update_fault(name: str, here: tuple[str, str], there: tuple[str, str], update: Update) -> Fault:
+        return fault(
+            name,
+            here[0],
+            kept,
+            here[1],
+            equations=eq(update=update),
+            complement=Told(statement=there[0], right=written, equation=there[1]),
+        )
+
+    return (
+        update_fault(
+            "update_flip",
+            ("the update convention is flipped: z mixes the candidate in", written),
+            ("the update convention is flipped: z keeps the state", kept),
+            Update(write_with_z, keep_with_z),
+        ),
+        update_fault(
+            "update_without_complement",
+            ("the candidate is added whole, without the factor 1 - z", "h' = n + z * h"),
+            ("the state is kept whole, without the factor 1 - z", "h' = h + z * n"),
+            Update(_candidate_whole, _state_whole),
+        ),
+        update_fault(
+            "update_forgets",
+            ("the state is left out of the update: the term z * h is missing", "h' = (1 - z) * n"),
+            ("the state is left out of the update: the term (1 - z) * h is missing", "h' = z * n"),
+            Update(_state_left_out, _candidate_only),
+        ),
+    )
 
 
 def gru_faults(form: str) -> tuple[Fault, ...]:
@@ -51,11 +104,12 @@ def gru_faults(form: str) -> tuple[Fault, ...]:
     z_line = "z = sigmoid(W_xz x + b_xz + W_hz h + b_hz)"
     recurrent = "r * (W_hn h + b_hn)" if after else "W_hn (r * h) + b_hn"
     n_line = f"n = tanh(W_xn x + b_xn + {recurrent})"
-    h_line = "h' = (1 - z) * n + z * h"
     gates, fault = "rzn", factory(right)
 
-    def eq(**changes: Any) -> Equations:
-        return replace(right, **changes)
+    def eq(gate: Activation | None = None, **changes: Any) -> Equations:
+        """The equations with some parts replaced; `gate` stands for both gates."""
+        both = right if gate is None else replace(right, reset_gate=gate, update_gate=gate)
+        return replace(both, **changes)
 
     reset_faults: tuple[Fault, ...]
     if after:
@@ -111,15 +165,11 @@ def gru_faults(form: str) -> tuple[Fault, ...]:
         ),
         interleaved_gates(fault, gates),
         *matrix_faults(fault, gates),
+        *sharing_faults(fault, gates, gates, "gates", "the gates and the candidate"),
+        *sharing_faults(fault, gates, "rz", "rz", "the gates r and z"),
     )
     equations = (
-        fault(
-            "update_flip",
-            "the update convention is flipped: z mixes the candidate in",
-            h_line,
-            "h' = (1 - z) * h + z * n",
-            equations=eq(update=_flip_update),
-        ),
+        *_update_faults(fault, eq),
         fault(
             "reset_ignored",
             "the reset gate is not applied",
@@ -127,7 +177,23 @@ def gru_faults(form: str) -> tuple[Fault, ...]:
             "n = tanh(W_xn x + b_xn + W_hn h + b_hn)",
             equations=eq(reset=_ignore_reset),
         ),
+        fault(
+            "candidate_without_state",
+            "the candidate does not see the state: W_hn h is left out",
+            n_line,
+            n_line.replace("(W_hn h + b_hn)", "b_hn") if after else without(n_line, "W_hn (r * h)"),
+            parameters=zeroed("W_hn"),
+        ),
         *gate_faults(fault, eq, f"{r_line}; {z_line}"),
+        *one_gate_faults(fault, eq, "r", "reset", r_line, "reset_gate"),
+        *one_gate_faults(fault, eq, "z", "update", z_line, "update_gate"),
+        fault(
+            "activations_swapped",
+            "the activations are exchanged: the gates use tanh, the candidate the sigmoid",
+            f"{r_line}; {z_line}; {n_line}",
+            "tanh and sigmoid exchanged in all three",
+            equations=eq(gate=TANH, candidate=SIGMOID),
+        ),
         *activation_faults(fault, eq, n_line, part="candidate", subject="the candidate", none="no_tanh", suffix="new"),
     )
     return (*reset_faults, *biases, *layouts, *equations, *sequencing_faults(fault), *precision_faults(fault))

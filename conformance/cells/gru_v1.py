@@ -6,9 +6,9 @@
     h' = (1 - z) * n + z * h
 
 Source: Cho et al. 2014, arXiv:1406.1078v1, equations 5-8. The reset gate masks the state *before* the matrix
-product. Some texts (Chung et al. 2014, arXiv:1412.3555) let z mix in the candidate, h' = (1 - z) * h + z * n:
-negate the z rows (W_xz, W_hz, b_xz, b_hz) to convert, since sigmoid(-a) = 1 - sigmoid(a). Only b_x + b_h
-matters here; both are kept so that one parameter set serves both forms.
+product. Some texts (Chung et al. 2014, arXiv:1412.3555) let z mix in the candidate, h' = (1 - z) * h + z * n: see
+`conformance.cells.gru.COMPLEMENT`. Only b_x + b_h matters here; both are kept so that one parameter set serves both
+forms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from conformance.cells.cell import Cell
-from conformance.cells.gru import PARAMETERS, Equations, emit, project, reset_before
+from conformance.cells.gru import COMPLEMENT, PARAMETERS, Equations, emit, project, reset_before
 
 GRU_V1: Final = Cell(
     name="gru_v1",
@@ -27,4 +27,5 @@ GRU_V1: Final = Cell(
     equations=Equations(reset=reset_before),
     project=project,
     emit=emit,
+    complement=COMPLEMENT,
 )

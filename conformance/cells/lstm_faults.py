@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.algebra import IDENTITY, RELU, TANH, Activation, Algebra
+from conformance.algebra import IDENTITY, RELU, SIGMOID, TANH, Activation, Algebra
 from conformance.cells.fault import Fault, zeroed
 from conformance.cells.lstm import GATES, Equations, keep_and_write
 from conformance.cells.misreadings import (
@@ -24,6 +24,8 @@ from conformance.cells.misreadings import (
     no_bias,
     order_fault,
     other_layout,
+    sharing_faults,
+    without,
 )
 from conformance.cells.precision import precision_faults
 from conformance.cells.sequencing import sequencing_faults
@@ -277,6 +279,21 @@ def lstm_faults(form: str) -> tuple[Fault, ...]:
         no_bias(fault, GATES),
         bias_plus1(fault, "f", "forget_bias_plus1", "forget gate", lines["f"]),
         *_order_faults(fault),
+        *sharing_faults(fault, GATES, GATES, "gates", "the gates and the candidate")[:2],
+        fault(
+            "candidate_without_state",
+            "the candidate does not see the state: W_hg h is left out",
+            lines["g"],
+            without(lines["g"], "W_hg h"),
+            parameters=zeroed("W_hg"),
+        ),
+        fault(
+            "activations_swapped",
+            "the activations are exchanged: the gates use tanh, the candidate the sigmoid",
+            "; ".join(lines[gate] for gate in GATES),
+            "tanh and sigmoid exchanged in all four",
+            equations=eq(gate=TANH, candidate=SIGMOID),
+        ),
         *matrix_faults(fault, GATES, "the buffer of W_h read as (P, H)" if projected else "W_h^T h"),
         *gate_faults(fault, eq, "; ".join(lines[gate] for gate in "ifo")),
         *activation_faults(

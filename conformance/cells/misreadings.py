@@ -199,7 +199,63 @@ def gate_faults(fault: Make, eq: Equate, lines: str) -> tuple[Fault, ...]:
             equations=eq(gate=HARD_SIGMOID6),
         ),
         fault("gate_tanh", "the gates use tanh", lines, "sigmoid replaced by tanh", equations=eq(gate=TANH)),
+        fault("gate_relu", "the gates use ReLU", lines, "sigmoid replaced by relu", equations=eq(gate=RELU)),
+        fault("gate_identity", "the gates have no activation", lines, "sigmoid left out", equations=eq(gate=IDENTITY)),
     )
+
+
+def one_gate_faults(fault: Make, eq: Equate, gate: str, title: str, line: str, part: str) -> tuple[Fault, ...]:
+    """Other functions in place of the sigmoid of one gate, which is the field `part` of the equations."""
+    return tuple(
+        fault(
+            f"{gate}_{name}",
+            f"the {title} gate alone {words}",
+            line,
+            wrong or line.replace("sigmoid(", f"{activation.name}(" if activation is not IDENTITY else "("),
+            equations=eq(**{part: activation}),
+        )
+        for name, activation, words, wrong in (
+            ("tanh", TANH, "uses tanh", ""),
+            ("relu", RELU, "uses ReLU", ""),
+            ("identity", IDENTITY, "has no activation", ""),
+            ("hard_sigmoid", HARD_SIGMOID, "uses a hard sigmoid of slope 1/5", f"{gate} = clip(a/5 + 1/2, 0, 1)"),
+            ("hard_sigmoid6", HARD_SIGMOID6, "uses a hard sigmoid of slope 1/6", f"{gate} = clip(a/6 + 1/2, 0, 1)"),
+        )
+    )
+
+
+def sharing_faults(fault: Make, gates: str, readers: str, prefix: str, subject: str) -> tuple[Fault, ...]:
+    """One matrix, or one matrix and its biases, in place of an own one for each of the gates `readers`.
+
+    Named by whose arrays all of them read; those of the first reader go without saying.
+    """
+    found = []
+    for source in readers:
+        suffix = "" if source == readers[0] else f"_of_{source}"
+        rows = f"W_x{source} x + b_xg + W_h{source} h + b_hg"
+        right = "gate g reads W_xg, W_hg, b_xg and b_hg of its own"
+        which = "gates" if readers == gates else "gates " + " and ".join(readers)
+        found += [
+            fault(
+                f"{prefix}_share_matrix{suffix}",
+                f"{subject} share one matrix, that of {source}; their biases are their own",
+                right,
+                f"the {which} read W_x{source} and W_h{source}: {rows}",
+                parameters=_shared(readers, source, ("W_x", "W_h")),
+            ),
+            fault(
+                f"{prefix}_share_parameters{suffix}",
+                f"{subject} share one matrix and one bias, those of {source}",
+                right,
+                f"the {which} read W_x{source}, W_h{source}, b_x{source} and b_h{source}",
+                parameters=_shared(readers, source, STEMS),
+            ),
+        ]
+    return tuple(found)
+
+
+def _shared(readers: str, source: str, stems: tuple[str, ...]) -> Transform:
+    return lambda p: {f"{stem}{gate}": p[f"{stem}{source}"] for stem in stems for gate in readers}
 
 
 _USES: Final[tuple[tuple[str, Activation, str], ...]] = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from conformance.cells.cell import INITIAL, NO_INPUT, NOTHING, Block, Indices, Rows, Wiring, wire
 from conformance.cells.fault import Fault
+from conformance.rounding import Array
 
 TIME_LINE = "y_t = h_t = step(x_t, h_{t-1})"
 
@@ -101,6 +102,11 @@ def _both_forward(rows: Rows) -> Wiring:
     return wire(replace(rows, reverse=rows.reverse != rows.backward))
 
 
+def _other_layout(x: Array) -> Array:
+    """The buffer of each (T, D) row as (D, T), transposed; where T = D that is the transpose."""
+    return np.swapaxes(x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]), -1, -2)
+
+
 def _first_layer(block: Block) -> Block:
     return (0, block[1])
 
@@ -112,6 +118,13 @@ def _first_direction(block: Block) -> Block:
 def sequencing_faults(fault: Callable[..., Fault]) -> tuple[Fault, ...]:
     """The faults of time and state, made by a cell's own factory ``fault(name, statement, right, wrong, **how)``."""
     return (
+        fault(
+            "x_transposed",
+            "the input is laid out (D, T): the buffer of a row's x is read as if time came last",
+            "x[b] as (T, D)",
+            "the buffer of x[b] read as (D, T), and transposed",
+            inputs=_other_layout,
+        ),
         fault("h0_ignored", "a given initial state is ignored", "h_{-1} = h0", "h_{-1} = 0", no_h0=True),
         fault(
             "state_not_carried",
