@@ -6,6 +6,7 @@ run before, on memory layout, on the batch. It is planted, to prove that the req
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -127,6 +128,18 @@ def _nan_leaks(case: Case) -> Observed:
     return replace(observed, outputs=np.where(spoiled, np.nan, observed.outputs))
 
 
+def _with_own_weights(case: Case, seed: int) -> Observed:
+    """Weights of the cell's own initialisation, whatever was loaded."""
+    generator = np.random.default_rng(seed)
+    own = {name: round_to(case.dtype, 0.5 * generator.standard_normal(v.shape)) for name, v in case.parameters.items()}
+    return correct(replace(case, parameters=own))
+
+
+def _fresh_in_each_call() -> Runner:
+    calls = itertools.count()
+    return lambda case: _with_own_weights(case, next(calls))
+
+
 def _last_output_only(case: Case) -> Observed:
     observed = correct(case)
     return replace(observed, outputs=observed.outputs[:, -1:])
@@ -176,6 +189,16 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
         ("large_is_nan", "a naive sigmoid overflows to NaN", _stateless(_large_is_nan)),
         ("nan_swallowed", "NaN in the input is replaced by zero", _stateless(_nan_swallowed)),
         ("nan_leaks", "NaN in one row spreads to the others", _stateless(_nan_leaks)),
+        (
+            "fresh_weights",
+            "the cell is built inside the step: its weights are fresh ones, not those that were loaded",
+            _stateless(lambda case: _with_own_weights(case, 0)),
+        ),
+        (
+            "fresh_weights_each_call",
+            "the cell is built anew in every call, with other fresh weights each time",
+            _fresh_in_each_call,
+        ),
         ("last_output_only", "only the last output is returned", _stateless(_last_output_only)),
         ("input_modified", "the initial state is overwritten", _stateless(_input_modified)),
         ("strides_ignored", "the strides of the input are ignored", _stateless(_strides_ignored)),

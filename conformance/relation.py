@@ -40,6 +40,8 @@ class Pair:
     says: which detour, for the reader of a divergence, "" for the plain run.
     exact: name -> (observed, expected): arrays that must be equal bit for bit, and in shape.
     judged: whether the observation is compared with the equations; not where there is nothing to compare.
+    betrays: the behaviour that this observation shows by itself, whatever the plain run follows; "" for none. It lies
+        outside the bound of the reference.
     """
 
     case: Case
@@ -47,6 +49,7 @@ class Pair:
     says: str = ""
     exact: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     judged: bool = True
+    betrays: str = ""
 
 
 Relation: TypeAlias = Callable[[Case, Runner], Sequence[Pair]]
@@ -111,6 +114,10 @@ def relation_named(name: str) -> Relation:
 def _verdict(name: str, pairs: Sequence[Pair]) -> tuple[TrialVerdict, Pair | None]:
     if not pairs:
         raise CaseError("a relation without a pair compares nothing", got=name)
+    for pair in pairs:
+        if pair.betrays:
+            diverging = _diverging(pair, compare(pair.case, pair.observed))
+            return msgspec.structs.replace(diverging, faults=(pair.betrays,)), pair
     explaining = _explaining(name, pairs[0])
     share, compared = 0.0, 0
     for pair in pairs:
@@ -330,6 +337,33 @@ def repeated(case: Case, run: Runner) -> Sequence[Pair]:
     return [Pair(case=case, observed=first), Pair(case=case, observed=run(case), says="the same call again")]
 
 
+def weights_used(case: Case, run: Runner) -> Sequence[Pair]:
+    """Other weights, which must give other numbers; and none at all, under which no input can have an effect."""
+    plain = run(case)
+    own = {name: -value for name, value in case.parameters.items()}
+    other = replace(case, parameters=own, origin=f"{case.origin}, every parameter negated")
+    negated = run(other)
+    pairs = [
+        Pair(case=case, observed=plain),
+        Pair(case=other, observed=negated, says="every parameter negated"),
+    ]
+    if np.array_equal(plain.outputs, negated.outputs) and not compare(other, negated).explains:
+        says = "every parameter negated: bit for bit the outputs of before"
+        return [*pairs, Pair(case=other, observed=negated, says=says, betrays="fresh_weights")]
+    # Weights drawn anew in every call: outputs follow no known equations and change from call to call.
+    if _explaining("weights_used", pairs[0]) or np.array_equal(plain.outputs, run(case).outputs):
+        return pairs
+    nothing = {name: np.zeros_like(value) for name, value in case.parameters.items()}
+    c0 = None if case.c0 is None else np.zeros_like(case.c0)
+    origin = f"{case.origin}, every parameter and the state zero"
+    blank = replace(case, parameters=nothing, h0=np.zeros_like(case.h0), c0=c0, origin=origin)
+    observed = run(blank)
+    if not compare(blank, observed).explains:
+        says = "every parameter and the state zero: others than the loaded weights act, and others in each call"
+        pairs.append(Pair(case=blank, observed=observed, says=says, betrays="fresh_weights"))
+    return pairs
+
+
 def sizes(case: Case, run: Runner) -> Sequence[Pair]:
     """One step, one row, one feature, one unit."""
     small = [(_cut(case, 0, 1), "one step"), (_row(case, 0), "one row"), (_slim(case, "D"), "one feature")]
@@ -533,9 +567,9 @@ def empty_batch(case: Case, run: Runner) -> Sequence[Pair]:
 
 
 _ALL: Final[Iterable[Relation]] = (
-    omitted_is_zeros, split, rows_alone, rows_permuted, units_permuted, unbatched, causal, repeated, sizes, saturated,
-    kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided, reverse, bidirectional, layers,
-    lengths, length_zero, empty_time, empty_batch,
+    omitted_is_zeros, split, rows_alone, rows_permuted, units_permuted, unbatched, causal, repeated, weights_used,
+    sizes, saturated, kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided, reverse,
+    bidirectional, layers, lengths, length_zero, empty_time, empty_batch,
 )  # fmt: skip
 RELATIONS: Final[Mapping[str, Relation]] = {relation.__name__: relation for relation in _ALL}
 STRICT: Final = frozenset(

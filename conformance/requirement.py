@@ -193,6 +193,16 @@ CLAUSES: Final[tuple[Clause, ...]] = (
         dtypes=_ONE,
     ),
     Clause(
+        suffix="weights_used",
+        level="MUST",
+        statement="{title} computes with the weights that were loaded: other weights give other sequences.",
+        initial="given",
+        aims=("fresh_weights", "fresh_weights_each_call"),
+        relation="weights_used",
+        dtypes=_ONE,
+        source="google/flax: a cell built inside the step has fresh weights in each step",
+    ),
+    Clause(
         suffix="sizes",
         level="MUST",
         statement="{title} follows its equations for one step, one unit, one feature and one row.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,11 +17,11 @@ from typing import Protocol
 
 from conformance import __version__
 from conformance.behaviours import BEHAVIOURS
-from conformance.cells.fault import Fault
+from conformance.case import Evaluation
 from conformance.errors import ConformanceError
 from conformance.examine import Settings, examine
 from conformance.faults import CATALOGUE
-from conformance.gradient_faults import GradientFault, gradient_catalogue
+from conformance.gradient_faults import gradient_catalogue
 from conformance.host import Host, Interrupted
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.record import (
@@ -77,6 +77,9 @@ def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]
     """The header of a record for these groups."""
     requirements = {group.requirement.name: group.requirement for group in groups}
     cells = {requirement.cell for requirement in requirements.values()}
+    evaluations: dict[str, set[Evaluation]] = {cell: set() for cell in cells}
+    for group in groups:
+        evaluations[group.requirement.cell].add(group.candidate.variant.evaluation)
     return Header(
         format=FORMAT,
         harness=__version__,
@@ -98,17 +101,21 @@ def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]
             for r in requirements.values()
         ),
         faults={
-            cell: tuple(_faults(cell, [r for r in requirements.values() if r.cell == cell])) for cell in sorted(cells)
+            cell: tuple(_faults(cell, [r for r in requirements.values() if r.cell == cell], evaluations[cell]))
+            for cell in sorted(cells)
         },
     )
 
 
-def _faults(cell: str, requirements: Sequence[Requirement]) -> Iterator[FaultEntry]:
+def _faults(
+    cell: str, requirements: Sequence[Requirement], evaluations: Collection[Evaluation]
+) -> Iterator[FaultEntry]:
     """What findings on these requirements of a cell may name: faults, gradient faults, planted behaviours."""
-    named: list[Fault | GradientFault] = list(CATALOGUE[cell].values())
-    if any(requirement.relation == GRADIENT for requirement in requirements):
-        named += gradient_catalogue(cell).values()
-    for fault in named:
+    for known in CATALOGUE[cell].values():
+        told = known.told(*evaluations)
+        yield FaultEntry(name=known.name, statement=told.statement, equation=told.equation, right=told.right)
+    asked = any(requirement.relation == GRADIENT for requirement in requirements)
+    for fault in gradient_catalogue(cell).values() if asked else ():
         yield FaultEntry(name=fault.name, statement=fault.statement, equation=fault.equation, right=fault.right)
     for name in sorted({aim for requirement in requirements for aim in requirement.aims} & BEHAVIOURS.keys()):
         yield FaultEntry(name=name, statement=BEHAVIOURS[name].statement, equation="", right="")

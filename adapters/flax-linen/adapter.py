@@ -17,7 +17,19 @@ import jaxlib
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from conformance.worker.api import Result, WorkerCase, assemble, attest, block, distribute, prefix_of
+from conformance.worker.api import (
+    Level,
+    Prepared,
+    Result,
+    WorkerCase,
+    assemble,
+    attest,
+    block,
+    distribute,
+    prefix_of,
+)
+
+from . import concat
 
 CLASSES = {"gru": "GRUCell", "lstm": "LSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
 ACTIVATIONS = {"elman": nn.tanh, "elman_relu": nn.relu}
@@ -139,6 +151,8 @@ def named(case: WorkerCase, params: Any, x: Any, carry: Any, *, folded: bool) ->
 
 def run(case: WorkerCase) -> Result:
     """Run the compiled layer and name its outputs."""
+    if case.variant == "concat":
+        return concat.run(case)
     dtype = jnp.dtype(case.dtype)
     layer, name = build(case)
     params = {}
@@ -174,3 +188,10 @@ def run(case: WorkerCase) -> Result:
         gradients=gradients,
         inputs_after=named(case, *inputs, folded=False) if case.inputs_back else {},
     )
+
+
+def prepare(case: WorkerCase, level: Level) -> Prepared:
+    """A call of the cell written from scratch, made ready to be timed."""
+    if case.variant != "concat":
+        raise NotImplementedError(f"no benchmark of {case.variant}")
+    return concat.prepare(case, level)
