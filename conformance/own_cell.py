@@ -19,12 +19,11 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from conformance.candidate import Adapter, Declared, Spec, Variant
-from conformance.case import Case, Initial, Shape
+from conformance.case import Case, Initial, Shape, unchecked
 from conformance.cells import cell_named
 from conformance.discover import data_folder, find_adapters
 from conformance.environments import Interpreter, from_path
 from conformance.errors import ConformanceError, SpecError
-from conformance.examine import must_rule_out
 from conformance.host import Host, Observation
 from conformance.judge import combine, judge
 from conformance.plan import Candidate, Group, interpreter_of
@@ -81,7 +80,7 @@ class Understood:
 class Reading:
     """Equations that a cell may be meant to compute: a form, and what z does.
 
-    found: the verdict of a few cases. said: whether the user said so.
+    found: the verdict of a few cases, which were to rule out nothing.
     """
 
     cell: str
@@ -279,7 +278,6 @@ class Probe:
         return found
 
     def _tried(self, group: Group, it: Understood) -> Agrees | Diverges | Inconclusive | Broken:
-        visible = must_rule_out(group)
         verdicts = []
         for each in _SQUARE if it.transposed else _SHAPES:
             case = _built(each, group.requirement.cell, self._initial(it)).zeroed(group.zeroed)
@@ -288,7 +286,7 @@ class Probe:
             answer = self._host.observe(sent)
             if not isinstance(answer, Observation):
                 return answer
-            verdicts.append(judge(case, answer.observed, visible))
+            verdicts.append(judge(case, answer.observed, ()))
         return combine(verdicts, required=frozenset())
 
     def steady(self, it: Understood, cell: str) -> bool:
@@ -301,8 +299,6 @@ class Probe:
 
 def native(case: Case) -> Case:
     """The case with the parameters of the update gate negated, for a worker that lets z keep the state."""
-    from conformance.case import unchecked
-
     negated = {name: -value if name.endswith("z") else value for name, value in case.parameters.items()}
     return unchecked(case, {"parameters": negated})
 

@@ -184,6 +184,8 @@ def _gates(group: list[Leaf], family: str) -> list[Leaf]:
         raise NoPlace(f"{', '.join(leaf.path for leaf in group)}: more gates than a cell of this kind has")
     result: list[Leaf] = []
     left = gates
+    if stacks and sum(leaf.blocks for leaf in group) != len(gates):
+        raise NoPlace(f"{', '.join(leaf.path for leaf in group)}: not the gates {', '.join(gates)}")
     if stacks:
         left = gates[stacks[0].blocks :]
         result.append(replace(stacks[0], gates=tuple(gates[: stacks[0].blocks])))

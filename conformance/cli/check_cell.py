@@ -157,9 +157,12 @@ def _groups(candidate: Candidate, reading: Reading, it: Understood, only: Case |
         names = [name for name in names if REQUIREMENTS[name].initial == only.initial]
     if it.fresh:
         names = []
-    if only is None:
-        names += [name for name in (f"{reading.cell}_weights_used",) if name in REQUIREMENTS]
-    return tuple(group_of(candidate, REQUIREMENTS[name]) for name in names)
+    asked = [REQUIREMENTS[name] for name in names]
+    if only is None or it.fresh:
+        used = REQUIREMENTS[f"{reading.cell}_weights_used"]
+        # A layer that takes no state is asked from the one that it takes by itself.
+        asked.append(used if it.stateful else replace(used, initial="omitted"))
+    return tuple(group_of(candidate, requirement) for requirement in asked)
 
 
 def _command(what: str, reading: Reading, kind: str | None, python: Path | None) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
+from conformance.behaviours import BEHAVIOURS
 from conformance.case import Evaluation
 from conformance.cells import cell_named
 from conformance.faults import catalogue
 from conformance.record import Example, Finding
 from conformance.report.outcome import core
-from conformance.report.wording import array_text, count, listed, number, visible
+from conformance.report.wording import count, listed, number, visible
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unsupported
 
 FRESH: Final = "fresh_weights"
@@ -38,7 +39,6 @@ _ADVICE: Final[Mapping[str, str]] = {
     "x_transposed": "x comes as (T, D), time first: step over the first axis, or transpose before the call",
     FRESH: "build the cell once, outside the step (in __init__ or setup), and use it in every step",
 }
-_FRESH_STATEMENT: Final = "the weights are not those that were loaded: fresh ones are made in the call, or in every step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,7 @@ def _diverges(lesson: Lesson, finding: Finding, verdict: Diverges) -> Iterator[s
 def _fault(lesson: Lesson, name: str) -> Iterator[str]:
     fault = catalogue(lesson.cell).get(name)
     if fault is None:
-        yield f"  {name}: {_FRESH_STATEMENT if name == FRESH else ''}".rstrip(": ")
+        yield f"  {name}: {BEHAVIOURS[name].statement}" if name in BEHAVIOURS else f"  {name}"
     else:
         words = fault.told(lesson.evaluation)
         yield f"  {name}: {words.statement}"
@@ -244,8 +244,8 @@ def _example(example: Example) -> Iterator[str]:
     yield f"  h' = {number(evidence.expected)} expected, {number(evidence.observed)} yours"
 
 
-def _row(values: Any) -> str:
-    return str(array_text(values))
+def _row(values: Sequence[float]) -> str:
+    return f"[{', '.join(number(value) for value in values)}]"
 
 
 __all__ = ["EQUATIONS", "FRESH", "Lesson", "difference", "telling", "told"]
