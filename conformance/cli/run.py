@@ -91,14 +91,14 @@ def run(
     chosen = candidates_for(adapters, [parse_spec(text) for text in candidates])
     only = None if case_file is None else read_case(case_file)
     groups = _groups(chosen, pattern, dtypes, only, explicit=bool(candidates))
-    path = _new_record(output)
+    path = new_record(output)
     settings = Settings(
         examples=examples,
         seed=seed,
         wide=wide,
         only=only,
         database=None if forget else cache_root() / "examples",
-        keep=_keeper(path.with_name(f"{path.stem}-cases")),
+        keep=keeper(path.with_name(f"{path.stem}-cases")),
     )
     console = Console()
     with RecordWriter(path, header(groups, settings, sys.argv[1:])) as writer:
@@ -107,7 +107,7 @@ def run(
     sys.exit(exit_code(read_record(path)) if complete else 3)
 
 
-def _new_record(folder: Path) -> Path:
+def new_record(folder: Path) -> Path:
     """A record file named after the time, and after a number where two runs begin in one second."""
     stamp = datetime.now(UTC).strftime("run-%Y%m%d-%H%M%S")
     names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
@@ -163,11 +163,12 @@ def _run(
         click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
         return False
     trials = sum(finding.trials for finding in findings)
-    writer.write(Footer(finished=_now(), trials=trials, findings=len(findings)))
+    writer.write(Footer(finished=now(), trials=trials, findings=len(findings)))
     return True
 
 
-def _now() -> str:
+def now() -> str:
+    """The time of day of a record."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -177,7 +178,9 @@ def _display(groups: Sequence[Group], console: Console, *, quiet: bool) -> Abstr
     return Display(groups, console) if console.is_terminal else Lines()
 
 
-def _keeper(folder: Path) -> Callable[[Group, Case], Path]:
+def keeper(folder: Path) -> Callable[[Group, Case], Path]:
+    """What writes case files into a folder that is made with the first."""
+
     def keep(group: Group, case: Case) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{slug(group)}.json"
