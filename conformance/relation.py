@@ -40,6 +40,7 @@ class Pair:
     says: which detour, for the reader of a divergence, "" for the plain run.
     exact: name -> (observed, expected): arrays that must be equal bit for bit, and in shape.
     judged: whether the observation is compared with the equations; not where there is nothing to compare.
+    cut: the step at which a second call continued from the state that the first returned; 0 for none.
     """
 
     case: Case
@@ -47,6 +48,11 @@ class Pair:
     says: str = ""
     exact: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     judged: bool = True
+    cut: int = 0
+
+    def compared(self, fault: Fault | None = None) -> Comparison:
+        """The comparison with the reference, or with the mutated one of `fault`."""
+        return compare(self.case, self.observed, fault, cut=self.cut)
 
 
 Relation: TypeAlias = Callable[[Case, Runner], Sequence[Pair]]
@@ -70,7 +76,7 @@ def judge_relation(name: str, case: Case, run: Runner, against: frozenset[str]) 
         pairs = relation_named(name)(case, run)
     except NotShown as reason:
         return Inconclusive(why=str(reason), blank=True), None
-    if not all(compare(pair.case, pair.observed).bounded for pair in pairs if pair.judged):
+    if not all(pair.compared().bounded for pair in pairs if pair.judged):
         return Inconclusive(why="the bound overflows on this case: everything would lie inside it", blank=True), None
     verdict, culprit = _verdict(name, pairs)
     if not isinstance(verdict, Agrees):
@@ -123,7 +129,7 @@ def _verdict(name: str, pairs: Sequence[Pair]) -> tuple[TrialVerdict, Pair | Non
         if not explaining:
             why = "the plain run follows no known equations, so the detour has nothing to be compared with"
             return Inconclusive(why=why), None
-        found = [compare(pair.case, pair.observed, fault) for fault in explaining]
+        found = [pair.compared(fault) for fault in explaining]
         best = min(found, key=lambda comparison: comparison.worst)
         if not best.explains:
             return _diverging(pair, found[0]), pair
@@ -135,7 +141,7 @@ def _verdict(name: str, pairs: Sequence[Pair]) -> tuple[TrialVerdict, Pair | Non
 
 def _explaining(name: str, plain: Pair) -> list[Fault | None]:
     """The hypotheses that explain the plain run; the reference alone where it does, or where it is asked for."""
-    if name in STRICT or not plain.judged or compare(plain.case, plain.observed).explains:
+    if name in STRICT or not plain.judged or plain.compared().explains:
         return [None]
     shares = hypotheses(plain.case, plain.observed)
     # Not by a coarse arithmetic, under which any detour would look the same, where a fault explains the plain run.
@@ -144,7 +150,7 @@ def _explaining(name: str, plain: Pair) -> list[Fault | None]:
 
 
 def _diverging(pair: Pair, comparison: Comparison) -> Diverges:
-    reference = compare(pair.case, pair.observed)
+    reference = pair.compared()
     shares = hypotheses(pair.case, pair.observed)
     shown = comparison if reference.explains else reference
     return Diverges(
@@ -258,6 +264,8 @@ def split(case: Case, run: Runner) -> Sequence[Pair]:
         raise NotShown("the candidate does not return its memory c, so it cannot be carried over")
     if not np.all(np.isfinite(first.final_state)):
         raise NotShown("the state after the first part is not finite")
+    if case.evaluation == "log-scan" and np.any(first.final_state < 0):
+        raise NotShown("the state after the first part is negative and has no logarithm")
     tail = replace(_cut(case, middle, case.shape.time), h0=first.final_state, c0=first.final_cell)
     second = run(tail)
     outputs = first.outputs.copy()
@@ -266,7 +274,7 @@ def split(case: Case, run: Runner) -> Sequence[Pair]:
     return [
         Pair(case=case, observed=run(case)),
         Pair(case=head, observed=first, says=f"the first {middle} steps"),
-        Pair(case=case, observed=joined, says=f"split after {middle} steps, the state carried over"),
+        Pair(case=case, observed=joined, says=f"split after {middle} steps, the state carried over", cut=middle),
     ]
 
 
@@ -367,6 +375,12 @@ def saturated(case: Case, run: Runner) -> Sequence[Pair]:
         loud = replace(case, x=32.0 * case.x, origin=f"{case.origin}, inputs saturated")
         pairs.append(Pair(case=loud, observed=run(loud), says="inputs that saturate the gates"))
     return pairs
+
+
+def negative_state(case: Case, run: Runner) -> Sequence[Pair]:
+    """The initial state, and its negative."""
+    below = replace(case, h0=-np.abs(case.h0), origin=f"{case.origin}, h0 negative")
+    return [Pair(case=case, observed=run(case)), Pair(case=below, observed=run(below), says="a negative initial state")]
 
 
 def kept_exactly(case: Case, run: Runner) -> Sequence[Pair]:
@@ -534,7 +548,7 @@ def empty_batch(case: Case, run: Runner) -> Sequence[Pair]:
 
 _ALL: Final[Iterable[Relation]] = (
     omitted_is_zeros, split, rows_alone, rows_permuted, units_permuted, unbatched, causal, repeated, sizes, saturated,
-    kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided, reverse, bidirectional, layers,
+    negative_state, kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided, reverse, bidirectional, layers,
     lengths, length_zero, empty_time, empty_batch,
 )  # fmt: skip
 RELATIONS: Final[Mapping[str, Relation]] = {relation.__name__: relation for relation in _ALL}

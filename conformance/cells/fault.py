@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.algebra import Algebra, Rounded
+from conformance.algebra import Activation, Algebra, Rounded
 from conformance.case import Case, Parameters, unchecked
 from conformance.cells.cell import Block, Rows, Sequence, Variation, Wiring, itself, wire
 from conformance.cells.registry import cell_named
@@ -30,7 +30,7 @@ class Fault:
     statement: what the implementation does wrong, as a sentence for a maintainer.
     equation, right: the wrong equation, and the right one beside which a report prints it.
     parameters: how the parameters of a layer are misread; no_h0, no_c0: the initial state is replaced by zeros.
-    equations, wiring, lane0, weights_of, states_of, swapped: see `conformance.cells.cell.Variation`.
+    equations, wiring, lane0, weights_of, states_of, swapped, h0_through: see `conformance.cells.cell.Variation`.
     arithmetic: the format computed in, from the declared one, for faults of precision; None where it does not apply.
     """
 
@@ -47,6 +47,7 @@ class Fault:
     weights_of: Callable[[Block], Block] = itself
     states_of: Callable[[Block], Block] = itself
     swapped: bool = False
+    h0_through: Activation | None = None
     arithmetic: Callable[[Format], Format | None] | None = field(default=None)
 
     @property
@@ -59,6 +60,7 @@ class Fault:
             weights_of=self.weights_of,
             states_of=self.states_of,
             swapped=self.swapped,
+            h0_through=self.h0_through,
         )
 
     def format(self, case: Case) -> Format:

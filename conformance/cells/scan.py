@@ -55,7 +55,9 @@ def closed_form(a: Array, b: Array, h0: Array) -> Array:
     return states
 
 
-def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation) -> Trace[Bounded]:
+def scanned(
+    cell: Cell[Any], case: Case, ops: RunningError, variation: Variation, *, cut: int = 0
+) -> Trace[Bounded]:
     """Predict a whole sequence from its inputs, with a bound for every scan of it.
 
     A term ``|b_tau| prod |a_k|`` is computed from coefficients that are off by e_a and e_b (the running error of the
@@ -89,6 +91,9 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
     Underflow: of the products that end at step t, at most T + 1, each may lose `underflow` of what a partial sum (at
     most the largest m + d) is multiplied with, or of such a product itself; this adds to d_t.
 
+    A sequence may have been computed in two calls (`cut`): then the second starts from a number that was returned, whose
+    error is all of the bound at that step; in exponents as large as the logarithm of that number, no larger.
+
     Raises
     ------
     CaseError: the cell is not linear, or would need logarithms of negative numbers; the case has rows of several
@@ -102,6 +107,8 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
     eq = variation.equations if variation.equations is not None else cell.equations
     a, b, k = coefficients(cell, case.parameters, x, np.zeros((len(x.value), size.hidden)), arithmetic, eq)
     h0 = arithmetic.lift(case.h0)
+    if variation.h0_through is not None and case.initial != "omitted":
+        h0 = arithmetic.apply(variation.h0_through, h0)
 
     def by_step(values: Array) -> Array:
         return values.reshape(size.time, size.batch, size.hidden)
@@ -128,6 +135,9 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
             states[:, slot - NOTHING] = before
             continue
         step = np.maximum(wiring.inputs[slot], 0), np.arange(size.batch)
+        if cut:
+            again = (wiring.states[slot] == cut - 1)[:, None]
+            before = np.where(again, _restarted(before, fmt.underflow, logarithms=logarithms), before)
         h, m, d, largest, sum_a, max_b, _ = before
         sum_a, max_b = sum_a + log_a[step], np.maximum(max_b, log_b[step])
         r = sum_a + max_b + math.log(size.time + 2)
@@ -151,6 +161,14 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
         final_cell=None,
         intermediates={},
     )
+
+
+def _restarted(state: Array, least: float, *, logarithms: bool) -> Array:
+    """What `scanned` carries from step to step, once the state has been returned and given to a second call."""
+    h, _, _, largest, _, _, bound = state
+    nothing = np.zeros_like(h)
+    ends = np.abs(np.log(np.maximum([h - bound, h + bound], least))).max(axis=0) if logarithms else nothing
+    return np.stack([h, np.abs(h), bound, largest, nothing, ends, bound])
 
 
 def _check(cell: Cell[Any], case: Case) -> None:
