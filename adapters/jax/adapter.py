@@ -18,12 +18,6 @@ from jax import lax
 
 from conformance.worker.api import CompileCosts, Level, Prepared, Result, WorkerCase, attest
 
-PATHS = {
-    "sequential": "jax.lax.scan(step, h0, x)",
-    "scan": "jax.lax.associative_scan(combine, (a, b))",
-    "log-scan": "jax.lax.cumlogsumexp(log b - jax.lax.cumsum(log a))",
-}
-
 
 def facts() -> dict[str, str]:
     """Versions and device as JAX reports them, and the precision of its products."""
@@ -143,9 +137,15 @@ def load(case: WorkerCase) -> tuple[Any, Any, Any]:
     return jax.tree.map(lambda array: array.astype(jnp.dtype(case.dtype)), (case.parameters, case.x, case.h0))
 
 
-def path_of(case: WorkerCase) -> str:
-    """The path of a case, without features."""
-    return f"{PATHS[case.variant]}, h0 {'of its own' if case.h0 is None else 'given'}"
+def path_of(variant: str) -> str:
+    """The path that a variant is."""
+    if variant == "sequential":
+        path = "jax.lax.scan(step, h0, x)"
+    elif variant == "scan":
+        path = "jax.lax.associative_scan(combine, (a, b))"
+    else:
+        path = "jax.lax.cumlogsumexp(log b - jax.lax.cumsum(log a))"
+    return path
 
 
 def run(case: WorkerCase) -> Result:
@@ -167,7 +167,7 @@ def run(case: WorkerCase) -> Result:
         outputs=outputs,
         final_state=outputs[..., -1, :],
         dtype=states.dtype.name,
-        path=attest(path_of(case), case.features),
+        path=attest(path_of(case.variant), case.features),
         gradients=gradients,
         inputs_after=named(*inputs) if case.inputs_back else {},
     )

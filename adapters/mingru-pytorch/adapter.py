@@ -76,12 +76,15 @@ def run(case: WorkerCase) -> Result:
     # The package's own scan runs, and tells that it did: for one step the modules take no logarithms.
     with patch.object(home, SCAN, wraps=getattr(home, SCAN)) as scan, torch.no_grad():
         states, last = module(inputs["x"], inputs.get("h0"), return_next_prev_hidden=True)
-    arguments = "x, prev_hidden" if "h0" in inputs else "x"
+    if scan.called:
+        path = "{layer}, heinsen_associative_scan_log"
+    else:
+        path = "{layer}, one step"
     return Result(
         outputs=array(states),
         final_state=array(last[:, 0]),
         dtype=str(states.dtype).rpartition(".")[2],
-        path=attest(f"{layer}({arguments}), {SCAN if scan.called else 'one step'}", case.features),
+        path=attest(path.format(layer=layer), case.features),
         inputs_after=after(module, inputs, case) if case.inputs_back else {},
     )
 

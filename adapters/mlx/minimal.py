@@ -1,6 +1,7 @@
 """minGRU and minLSTM, which ``mlx.nn`` does not have: the documented equations and scans of them, in plain MLX.
 
-Each takes one layer's parameters, x (..., T, D) and h0 (..., H), and returns all states (..., T, H).
+Each takes one layer's parameters, x (..., T, D) and h0 (..., H), and returns all states (..., T, H),
+and the path that it is.
 
 Source: Feng et al. 2024, "Were RNNs All We Needed?", arXiv:2410.01201, appendix B for the logarithmic form; Hillis and
 Steele 1986, "Data parallel algorithms", for the scan.
@@ -43,17 +44,18 @@ def gates(cell: str, p: Weights, x: mx.array) -> tuple[mx.array, mx.array]:
     return f / (f + i), i / (f + i)
 
 
-def sequential(cell: str, p: Weights, x: mx.array, h: mx.array) -> mx.array:
+def sequential(cell: str, p: Weights, x: mx.array, h: mx.array) -> tuple[mx.array, str]:
     """One step after the other."""
     states = []
     for t in range(x.shape[-2]):
         keep, take = gates(cell, p, x[..., t, :])
         h = keep * h + take * candidate(cell, p, x[..., t, :])
         states.append(h)
-    return mx.stack(states, axis=-2)
+    path = "mlx loop of the equations"
+    return mx.stack(states, axis=-2), path
 
 
-def scan(cell: str, p: Weights, x: mx.array, h0: mx.array) -> mx.array:
+def scan(cell: str, p: Weights, x: mx.array, h0: mx.array) -> tuple[mx.array, str]:
     """A doubling prefix scan of (a, b) under ``(a', b') after (a, b) = (a' a, a' b + b')``, h0 the first of the b."""
     keep, take = gates(cell, p, x)
     first = mx.expand_dims(h0, -2)
@@ -65,10 +67,11 @@ def scan(cell: str, p: Weights, x: mx.array, h0: mx.array) -> mx.array:
         b = mx.concatenate([b[..., :step, :], later * b[..., :-step, :] + b[..., step:, :]], axis=-2)
         a = mx.concatenate([a[..., :step, :], later * a[..., :-step, :]], axis=-2)
         step *= 2
-    return b[..., 1:, :]
+    path = "mlx doubling scan of (a, b)"
+    return b[..., 1:, :], path
 
 
-def log_scan(cell: str, p: Weights, x: mx.array, h0: mx.array) -> mx.array:
+def log_scan(cell: str, p: Weights, x: mx.array, h0: mx.array) -> tuple[mx.array, str]:
     """``exp(A + logcumsumexp(log b - A))`` with ``A = cumsum(log a)``: the listing of appendix B."""
     if cell.startswith("mingru"):
         k = project(p, "z", x)
@@ -80,18 +83,14 @@ def log_scan(cell: str, p: Weights, x: mx.array, h0: mx.array) -> mx.array:
     log_a = mx.concatenate([mx.zeros_like(log_h0), -softplus(k)], axis=-2)
     log_b = mx.concatenate([log_h0, log_n - softplus(-k)], axis=-2)
     decay = mx.cumsum(log_a, axis=-2)
-    return mx.exp(decay + mx.logcumsumexp(log_b - decay, axis=-2))[..., 1:, :]
+    path = "mlx.core.cumsum and mlx.core.logcumsumexp"
+    return mx.exp(decay + mx.logcumsumexp(log_b - decay, axis=-2))[..., 1:, :], path
 
 
-EVALUATIONS: dict[str, Callable[[str, Weights, mx.array, mx.array], mx.array]] = {
+EVALUATIONS: dict[str, Callable[[str, Weights, mx.array, mx.array], tuple[mx.array, str]]] = {
     "min": sequential,
     "min-scan": scan,
     "min-log-scan": log_scan,
-}
-PATHS = {
-    "min": "mlx loop of the equations",
-    "min-scan": "mlx doubling scan of (a, b)",
-    "min-log-scan": "mlx.core.cumsum and mlx.core.logcumsumexp",
 }
 
 
@@ -114,8 +113,7 @@ def states_of(case: WorkerCase, p: Weights, inputs: dict[str, mx.array]) -> tupl
     """Every state, and the path."""
     x, own = inputs["x"], "h0" not in inputs
     h0 = mx.zeros((*x.shape[:-2], p["b_n"].shape[0]), x.dtype) if own else inputs["h0"]
-    path = f"{PATHS[case.variant]} from {'zeros of its own' if own else 'h0'}"
-    return EVALUATIONS[case.variant](case.cell, p, x, h0), path
+    return EVALUATIONS[case.variant](case.cell, p, x, h0)
 
 
 def run(case: WorkerCase) -> Result:

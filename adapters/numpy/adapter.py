@@ -12,7 +12,7 @@ import numpy as np
 
 from conformance.worker.api import Result, WorkerCase, attest, block
 
-from .minimal import EVALUATIONS, PATHS
+from .minimal import EVALUATIONS
 
 
 def facts() -> dict[str, str]:
@@ -176,13 +176,13 @@ def run_minimal(case: WorkerCase) -> Result:
     parameters = {name: value.astype(dtype) for name, value in case.parameters.items()}
     x, own = case.x.astype(dtype), case.h0 is None
     h0 = zeros(case, dtype)["h"] if own else case.h0.astype(dtype)
-    states = EVALUATIONS[case.variant](case.cell, parameters, x, h0)
+    states, path = EVALUATIONS[case.variant](case.cell, parameters, x, h0)
     given = {"x": x} if own else {"x": x, "h0": h0}
     return Result(
         outputs=states,
         final_state=states[..., -1, :],
         dtype=states.dtype.name,
-        path=attest(f"{PATHS[case.variant]} from {'zeros of its own' if own else 'h0'}", case.features),
+        path=attest(path, case.features),
         inputs_after={**given, **parameters} if case.inputs_back else {},
     )
 

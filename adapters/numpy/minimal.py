@@ -1,6 +1,7 @@
 """minGRU and minLSTM beside the loop: prefix scans, plain and with logarithms, and the expectation of a switching system.
 
-Each takes one layer's parameters, x (..., T, D) and h0 (..., H), and returns all states (..., T, H), in the dtype of x.
+Each takes one layer's parameters, x (..., T, D) and h0 (..., H), and returns all states (..., T, H), in the dtype of x,
+and the path that it is.
 
 Source: Feng et al. 2024, "Were RNNs All We Needed?", arXiv:2410.01201, appendix B for the logarithmic form; Hillis and
 Steele 1986, "Data parallel algorithms", for the scan.
@@ -45,7 +46,7 @@ def gates(cell: str, p: Any, x: Any) -> tuple[Any, Any]:
     return f / (f + i), i / (f + i)
 
 
-def scan(cell: str, p: Any, x: Any, h0: Any) -> Any:
+def scan(cell: str, p: Any, x: Any, h0: Any) -> tuple[Any, str]:
     """A doubling prefix scan of (a, b) under ``(a', b') after (a, b) = (a' a, a' b + b')``; h0 goes into the first b."""
     keep, take = gates(cell, p, x)
     a, b = keep, take * candidate(cell, p, x)
@@ -56,10 +57,11 @@ def scan(cell: str, p: Any, x: Any, h0: Any) -> Any:
         b = np.concatenate([b[..., :step, :], a[..., later, :] * b[..., earlier, :] + b[..., later, :]], axis=-2)
         a = np.concatenate([a[..., :step, :], a[..., later, :] * a[..., earlier, :]], axis=-2)
         step *= 2
-    return b
+    path = "numpy doubling scan of (a, b)"
+    return b, path
 
 
-def log_scan(cell: str, p: Any, x: Any, h0: Any) -> Any:
+def log_scan(cell: str, p: Any, x: Any, h0: Any) -> tuple[Any, str]:
     """``exp(A + logcumsumexp(log b - A))`` with ``A = cumsum(log a)``: the listing of appendix B.
 
     Raises
@@ -79,10 +81,11 @@ def log_scan(cell: str, p: Any, x: Any, h0: Any) -> Any:
         log_h0 = np.log(h0)[..., None, :]
     log_a, log_b = -softplus(k), np.concatenate([log_h0, log_n - softplus(-k)], axis=-2)
     decay = np.concatenate([np.zeros_like(log_h0), np.cumsum(log_a, axis=-2, dtype=x.dtype)], axis=-2)
-    return np.exp(decay + np.logaddexp.accumulate(log_b - decay, axis=-2))[..., 1:, :]
+    path = "numpy cumsum and logaddexp.accumulate"
+    return np.exp(decay + np.logaddexp.accumulate(log_b - decay, axis=-2))[..., 1:, :], path
 
 
-def switching(cell: str, p: Any, x: Any, h0: Any) -> Any:
+def switching(cell: str, p: Any, x: Any, h0: Any) -> tuple[Any, str]:
     """The expected state of a system that keeps its state or draws a new one: a mean over when it did so last.
 
     Before step t it last drew at step tau with probability ``take_tau prod(keep_k, tau < k <= t)``, or never, and what
@@ -95,12 +98,8 @@ def switching(cell: str, p: Any, x: Any, h0: Any) -> Any:
     for t in range(x.shape[-2]):
         last = np.concatenate([last * keep[..., t : t + 1, :], take[..., t : t + 1, :]], axis=-2)
         states[..., t, :] = np.sum(last * drawn[..., : t + 2, :], axis=-2)
-    return states
+    path = "numpy mean over the last switch"
+    return states, path
 
 
-EVALUATIONS: dict[str, Callable[..., Any]] = {"scan": scan, "log-scan": log_scan, "switching": switching}
-PATHS = {
-    "scan": "numpy doubling scan of (a, b)",
-    "log-scan": "numpy cumsum and logaddexp.accumulate",
-    "switching": "numpy mean over the last switch",
-}
+EVALUATIONS: dict[str, Callable[..., tuple[Any, str]]] = {"scan": scan, "log-scan": log_scan, "switching": switching}

@@ -1,6 +1,7 @@
 """minGRU and minLSTM, which ``torch.nn`` does not have: the documented equations and scans of them, in plain PyTorch.
 
-Each takes one layer's parameters, x (..., T, D) and h0 (..., H), and returns all states (..., T, H).
+Each takes one layer's parameters, x (..., T, D) and h0 (..., H), and returns all states (..., T, H),
+and the path that it is.
 
 Source: Feng et al. 2024, "Were RNNs All We Needed?", arXiv:2410.01201, appendix B for the logarithmic form; Hillis and
 Steele 1986, "Data parallel algorithms", for the scan.
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import linear, relu, softplus
+from torch.nn.functional import linear, logsigmoid, relu
 
 Weights = dict[str, torch.Tensor]
 
@@ -20,6 +21,11 @@ Weights = dict[str, torch.Tensor]
 def project(p: Weights, gate: str, x: torch.Tensor) -> torch.Tensor:
     """The pre-activation of one gate."""
     return linear(x, p[f"W_{gate}"], p[f"b_{gate}"])
+
+
+def softplus(a: torch.Tensor) -> torch.Tensor:
+    """``log(1 + exp(a))``; torch.nn.functional.softplus drops exp(-a) past a = 20, where float64 still sees it."""
+    return -logsigmoid(-a)
 
 
 def candidate(cell: str, p: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -37,17 +43,18 @@ def gates(cell: str, p: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return f / (f + i), i / (f + i)
 
 
-def sequential(cell: str, p: Weights, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+def sequential(cell: str, p: Weights, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, str]:
     """One step after the other."""
     states = []
     for x_t in x.unbind(-2):
         keep, take = gates(cell, p, x_t)
         h = keep * h + take * candidate(cell, p, x_t)
         states.append(h)
-    return torch.stack(states, dim=-2)
+    path = "torch loop of the equations"
+    return torch.stack(states, dim=-2), path
 
 
-def scan(cell: str, p: Weights, x: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
+def scan(cell: str, p: Weights, x: torch.Tensor, h0: torch.Tensor) -> tuple[torch.Tensor, str]:
     """A doubling prefix scan of (a, b) under ``(a', b') after (a, b) = (a' a, a' b + b')``, h0 the first of the b."""
     keep, take = gates(cell, p, x)
     first = h0.unsqueeze(-2)
@@ -59,10 +66,11 @@ def scan(cell: str, p: Weights, x: torch.Tensor, h0: torch.Tensor) -> torch.Tens
         b = torch.cat([b[..., :step, :], later * b[..., :-step, :] + b[..., step:, :]], dim=-2)
         a = torch.cat([a[..., :step, :], later * a[..., :-step, :]], dim=-2)
         step *= 2
-    return b[..., 1:, :]
+    path = "torch doubling scan of (a, b)"
+    return b[..., 1:, :], path
 
 
-def log_scan(cell: str, p: Weights, x: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
+def log_scan(cell: str, p: Weights, x: torch.Tensor, h0: torch.Tensor) -> tuple[torch.Tensor, str]:
     """``exp(A + logcumsumexp(log b - A))`` with ``A = cumsum(log a)``: the listing of appendix B.
 
     Raises
@@ -81,18 +89,14 @@ def log_scan(cell: str, p: Weights, x: torch.Tensor, h0: torch.Tensor) -> torch.
     log_a = torch.cat([torch.zeros_like(log_h0), -softplus(k)], dim=-2)
     log_b = torch.cat([log_h0, log_n - softplus(-k)], dim=-2)
     decay = log_a.cumsum(dim=-2)
-    return (decay + (log_b - decay).logcumsumexp(dim=-2)).exp()[..., 1:, :]
+    path = "torch.cumsum and torch.logcumsumexp"
+    return (decay + (log_b - decay).logcumsumexp(dim=-2)).exp()[..., 1:, :], path
 
 
-EVALUATIONS: dict[str, Callable[[str, Weights, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+EVALUATIONS: dict[str, Callable[[str, Weights, torch.Tensor, torch.Tensor], tuple[torch.Tensor, str]]] = {
     "min": sequential,
     "min-scan": scan,
     "min-log-scan": log_scan,
-}
-PATHS = {
-    "min": "torch loop of the equations",
-    "min-scan": "torch doubling scan of (a, b)",
-    "min-log-scan": "torch.cumsum and torch.logcumsumexp",
 }
 
 
@@ -101,6 +105,5 @@ def call(variant: str, cell: str, p: Weights, inputs: dict[str, Any]) -> tuple[d
     x = inputs["x"]
     own = "h0" not in inputs
     h0 = x.new_zeros((*x.shape[:-2], p["b_n"].shape[0])) if own else inputs["h0"][0]
-    states = EVALUATIONS[variant](cell, p, x, h0)
-    path = f"{PATHS[variant]} from {'zeros of its own' if own else 'h0'}"
+    states, path = EVALUATIONS[variant](cell, p, x, h0)
     return {"outputs": states, "final_state": states[..., -1, :]}, path

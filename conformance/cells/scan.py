@@ -172,12 +172,12 @@ def _restarted(state: Array, least: float, *, logarithms: bool) -> Array:
 
 
 def _check(cell: Cell[Any], case: Case) -> None:
-    cell.check(case)
     size = case.shape
     if cell.name not in LINEAR:
         raise CaseError(f"{cell.name} is not a linear recurrence: there is no scan of it", where=case.origin)
     if case.evaluation == "log-scan" and not cell.positive:
         raise CaseError(f"states of {cell.name} may be negative and have no logarithms", where=case.origin)
+    cell.check(case)
     if size.layers > 1 or size.directions > 1 or any(n != size.time for n in case.lengths or ()):
         raise CaseError("a scan is judged for one layer, one direction and rows of one length", where=case.origin)
 
