@@ -2,10 +2,11 @@
 
 Where a scan with logarithms loses its digits: it computes ``h_t = exp(A_t + logcumsumexp(log b - A)_t)`` with
 ``A = cumsum(log a)``. A gate that keeps a fraction a of the state adds log a to A in every step, so |A_t| grows like t
-times the mean of |log a|. A floating-point number as large as |A| is off by up to u |A|, and the exponents A_t - A_tau of
-the terms that matter are small differences of two such numbers: their leading digits cancel, their errors stay, and an
-absolute error of an exponent is a relative error of the state. So the loss is about u |A_T|, proportional to T. A scan
-of (a, b) and the recurrence itself multiply numbers of at most one: their errors are forgotten as fast as the state is.
+times the mean of |log a|. A floating-point number as large as |A| is off by up to u |A|, and the exponents A_t - A_tau
+of the terms that matter are small differences of two such numbers: their leading digits cancel, their errors stay, and
+an absolute error of an exponent is a relative error of the state. So the loss is about u |A_T|, proportional to T. A
+scan of (a, b) and the recurrence itself multiply numbers of at most one: their errors are forgotten as fast as the
+state is.
 
 Everything is measured in units of u (half the spacing of numbers next to one), relative to the exact state, and beside
 the bound that the judgement would use. The exact states come from decimal arithmetic of 40 digits, since float64 is

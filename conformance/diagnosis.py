@@ -234,6 +234,7 @@ def compose(first: Fault, second: Fault, right: Any) -> Fault | None:
         ("no_h0", False),
         ("no_c0", False),
         ("h0_through", None),
+        ("opposite", False),
         ("weights_of", itself),
         ("states_of", itself),
         ("swapped", False),

@@ -380,7 +380,11 @@ def saturated(case: Case, run: Runner) -> Sequence[Pair]:
 def negative_state(case: Case, run: Runner) -> Sequence[Pair]:
     """The initial state, and its negative."""
     below = replace(case, h0=-np.abs(case.h0), origin=f"{case.origin}, h0 negative")
-    return [Pair(case=case, observed=run(case)), Pair(case=below, observed=run(below), says="a negative initial state")]
+    plain, observed = run(case), run(below)
+    says = "a negative initial state"
+    if plain.finite and np.any(np.isnan(observed.outputs)):
+        says += " (nan_for_negative_state: as if its logarithm were taken)"
+    return [Pair(case=case, observed=plain), Pair(case=below, observed=observed, says=says)]
 
 
 def kept_exactly(case: Case, run: Runner) -> Sequence[Pair]:
@@ -548,8 +552,8 @@ def empty_batch(case: Case, run: Runner) -> Sequence[Pair]:
 
 _ALL: Final[Iterable[Relation]] = (
     omitted_is_zeros, split, rows_alone, rows_permuted, units_permuted, unbatched, causal, repeated, sizes, saturated,
-    negative_state, kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided, reverse, bidirectional, layers,
-    lengths, length_zero, empty_time, empty_batch,
+    negative_state, kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided, reverse,
+    bidirectional, layers, lengths, length_zero, empty_time, empty_batch,
 )  # fmt: skip
 RELATIONS: Final[Mapping[str, Relation]] = {relation.__name__: relation for relation in _ALL}
 STRICT: Final = frozenset(

@@ -390,11 +390,40 @@ def test_a_state_through_g_is_named(cell: str, evaluation: Evaluation) -> None:
         wrong = round_to("float32", np.where(case.h0 >= 0, case.h0 + 0.5, 0.0))
         through = replace(case, initial="given", h0=wrong)
         run = scan if evaluation == "scan" else log_scan
-        observed = planted(case, catalogue(cell)["h0_through_g"]) if evaluation == "sequential" else run(through, doubling)
+        faulty = catalogue(cell)["h0_through_g"]
+        observed = planted(case, faulty) if evaluation == "sequential" else run(through, doubling)
         assert not compare(case, observed).explains
         shares = hypotheses(case, observed)
         assert sharpest(name for name, share in shares.items() if share <= 1.0) == ("h0_through_g",)
     assert "h0_through_g" not in visible_faults(cell, "omitted")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_scan_in_the_opposite_order_is_named(cell: str, dtype: str) -> None:
+    """The operator of a scan is associative and not commutative; the mistake is named in scans, long ones as well."""
+
+    def spoilt(prefix: Callable[[np.ndarray, Combine], np.ndarray]) -> Callable[[np.ndarray, Combine], np.ndarray]:
+        def run(pairs: np.ndarray, combine: Combine) -> np.ndarray:
+            # The initial state goes into the first step, in the right order; that keeps its a.
+            first = np.stack([pairs[1:2, ..., 0], combine(pairs[:1], pairs[1:2])[..., 1]], axis=-1)
+            own = prefix(np.concatenate([first, pairs[2:]]), lambda left, right: combine(right, left))
+            return np.concatenate([pairs[:1], own])
+
+        return run
+
+    opposite = catalogue(cell)["scan_opposite"]
+    for time in (12, 200):
+        case = case_of(cell, dtype, time=time, evaluation="scan")
+        observed = scan(case, spoilt(doubling))
+        assert not compare(case, observed).explains
+        assert compare(case, observed, opposite).explains
+        assert not compare(case, scan(case, doubling), opposite).explains
+    if dtype == "float32":
+        case = case_of(cell, dtype, evaluation="scan")
+        shares = hypotheses(case, scan(case, spoilt(doubling)))
+        assert sharpest(name for name, share in shares.items() if share <= 1.0) == ("scan_opposite",)
+    assert "scan_opposite" not in visible_faults(cell, "given")
 
 
 @pytest.mark.parametrize("cell", POSITIVE)
@@ -436,7 +465,7 @@ def test_equal_lengths_are_no_obstacle() -> None:
     assert compare(case, scan(case, blocks)).worst <= 1.0
 
 
-@pytest.mark.parametrize(("cell", "count"), [("mingru", 41), ("mingru_log", 44), ("minlstm", 45), ("minlstm_log", 48)])
+@pytest.mark.parametrize(("cell", "count"), [("mingru", 42), ("mingru_log", 45), ("minlstm", 46), ("minlstm_log", 49)])
 def test_the_catalogues_have_every_hypothesis(cell: str, count: int) -> None:
     """Names are unique, and every fault tells its right and its wrong equation."""
     faults = catalogue(cell)

@@ -5,8 +5,6 @@ The documented equations and the listing of appendix B (Feng et al. 2024, arXiv:
 
 from __future__ import annotations
 
-import json
-import time
 from functools import partial
 from typing import Any
 
@@ -16,7 +14,7 @@ import jaxlib
 import numpy as np
 from jax import lax
 
-from conformance.worker.api import CompileCosts, Level, Prepared, Result, WorkerCase, attest
+from conformance.worker.api import Result, WorkerCase, attest
 
 
 def facts() -> dict[str, str]:
@@ -74,13 +72,15 @@ def scan(cell: str, p: Any, x: Any, h0: Any) -> Any:
     return lax.associative_scan(combine, (a, b), axis=x.ndim - 2)[1][..., 1:, :]
 
 
+def quotient(p: Any, x: Any) -> Any:
+    """The k with i' = sigmoid(k) and f' = sigmoid(-k), from the logarithms of f and i."""
+    return jax.nn.softplus(-linear(p, "f", x)) - jax.nn.softplus(-linear(p, "i", x))
+
+
 def log_scan(cell: str, p: Any, x: Any, h0: Any) -> Any:
     """``exp(A + logcumsumexp(log b - A))`` with ``A = cumsum(log a)``."""
     softplus = jax.nn.softplus
-    if cell.startswith("mingru"):
-        k = linear(p, "z", x)
-    else:  # f' and i' are the sigmoids of -k and k
-        k = softplus(-linear(p, "f", x)) - softplus(-linear(p, "i", x))
+    k = linear(p, "z", x) if cell.startswith("mingru") else quotient(p, x)
     n = linear(p, "n", x)
     log_n = jnp.where(n >= 0, jnp.log(jax.nn.relu(n) + 0.5), -softplus(-n))
     log_h0 = jnp.log(h0)[..., None, :]

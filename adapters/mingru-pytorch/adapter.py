@@ -61,7 +61,7 @@ def array(values: torch.Tensor) -> np.ndarray:
 
 
 def with_ones(case: WorkerCase) -> torch.Tensor:
-    """x with one more feature that is one, (B, T, D + 1)."""
+    """X with one more feature that is one, (B, T, D + 1)."""
     x = np.concatenate([case.x, np.ones_like(case.x[..., :1])], axis=-1)
     return tensor(x.swapaxes(0, 1), case).transpose(0, 1) if case.strided else tensor(x, case)
 
@@ -76,10 +76,9 @@ def run(case: WorkerCase) -> Result:
     # The package's own scan runs, and tells that it did: for one step the modules take no logarithms.
     with patch.object(home, SCAN, wraps=getattr(home, SCAN)) as scan, torch.no_grad():
         states, last = module(inputs["x"], inputs.get("h0"), return_next_prev_hidden=True)
+    path = "{layer}, one step"
     if scan.called:
         path = "{layer}, heinsen_associative_scan_log"
-    else:
-        path = "{layer}, one step"
     return Result(
         outputs=array(states),
         final_state=array(last[:, 0]),

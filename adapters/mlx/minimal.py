@@ -75,7 +75,8 @@ def log_scan(cell: str, p: Weights, x: mx.array, h0: mx.array) -> tuple[mx.array
     """``exp(A + logcumsumexp(log b - A))`` with ``A = cumsum(log a)``: the listing of appendix B."""
     if cell.startswith("mingru"):
         k = project(p, "z", x)
-    else:  # f' and i' are the sigmoids of -k and k
+    else:
+        # f' and i' are the sigmoids of -k and k.
         k = softplus(-project(p, "f", x)) - softplus(-project(p, "i", x))
     n = project(p, "n", x)
     log_n = mx.where(n >= 0, mx.log(mx.maximum(n, 0) + 0.5), -softplus(-n))

@@ -1,4 +1,4 @@
-"""minGRU and minLSTM beside the loop: prefix scans, plain and with logarithms, and the expectation of a switching system.
+"""minGRU and minLSTM beside the loop: prefix scans, plain and with logarithms, and a switching system's expectation.
 
 Each takes one layer's parameters, x (..., T, D) and h0 (..., H), and returns all states (..., T, H), in the dtype of x,
 and the path that it is.
@@ -47,7 +47,7 @@ def gates(cell: str, p: Any, x: Any) -> tuple[Any, Any]:
 
 
 def scan(cell: str, p: Any, x: Any, h0: Any) -> tuple[Any, str]:
-    """A doubling prefix scan of (a, b) under ``(a', b') after (a, b) = (a' a, a' b + b')``; h0 goes into the first b."""
+    """A doubling prefix scan of (a, b) under ``(a', b') after (a, b) = (a' a, a' b + b')``, h0 in the first b."""
     keep, take = gates(cell, p, x)
     a, b = keep, take * candidate(cell, p, x)
     b[..., :1, :] += a[..., :1, :] * h0[..., None, :]
@@ -61,6 +61,11 @@ def scan(cell: str, p: Any, x: Any, h0: Any) -> tuple[Any, str]:
     return b, path
 
 
+def quotient(p: Any, x: Any) -> Any:
+    """The k with i' = sigmoid(k) and f' = sigmoid(-k), from the logarithms of f and i."""
+    return softplus(-linear(p, "f", x)) - softplus(-linear(p, "i", x))
+
+
 def log_scan(cell: str, p: Any, x: Any, h0: Any) -> tuple[Any, str]:
     """``exp(A + logcumsumexp(log b - A))`` with ``A = cumsum(log a)``: the listing of appendix B.
 
@@ -70,10 +75,7 @@ def log_scan(cell: str, p: Any, x: Any, h0: Any) -> tuple[Any, str]:
     """
     if np.any(h0 < 0):
         raise ValueError("the initial state is negative: its logarithm is undefined")
-    if cell.startswith("mingru"):
-        k = linear(p, "z", x)
-    else:  # f' and i' are the sigmoids of -k and k
-        k = softplus(-linear(p, "f", x)) - softplus(-linear(p, "i", x))
+    k = linear(p, "z", x) if cell.startswith("mingru") else quotient(p, x)
     n = linear(p, "n", x)
     # Not log(sigmoid(n)), which is lost where the sigmoid underflows.
     log_n = np.where(n >= 0, np.log(np.maximum(n, 0) + x.dtype.type(0.5)), -softplus(-n))

@@ -1,4 +1,4 @@
-"""PyTorch: the layers of ``torch.nn``, its cells called step by step, and minimal cells in plain PyTorch, on the CPU."""
+"""PyTorch: the layers of ``torch.nn``, its cells step by step, and minimal cells in plain PyTorch, on the CPU."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def run_module(case: WorkerCase) -> Result:
         inputs = load(case)
         call = {"layer": call_layer, "cell": call_cell}[case.variant]
         observed, path = call(module, inputs, case)
-        gradients = {} if case.cotangents is None else differentiate({**inputs, **dict(module.named_parameters())}, observed, case)
+        leaves = {**inputs, **dict(module.named_parameters())}
+        gradients = {} if case.cotangents is None else differentiate(leaves, observed, case)
     return Result(
         dtype=str(observed["outputs"].dtype).rpartition(".")[2],
         path=attest(path.format(layer=layer), case.features),

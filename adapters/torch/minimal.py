@@ -81,7 +81,8 @@ def log_scan(cell: str, p: Weights, x: torch.Tensor, h0: torch.Tensor) -> tuple[
         raise ValueError("the initial state is negative: its logarithm is undefined")
     if cell.startswith("mingru"):
         k = project(p, "z", x)
-    else:  # f' and i' are the sigmoids of -k and k
+    else:
+        # f' and i' are the sigmoids of -k and k.
         k = softplus(-project(p, "f", x)) - softplus(-project(p, "i", x))
     n = project(p, "n", x)
     log_n = torch.where(n >= 0, (relu(n) + 0.5).log(), -softplus(-n))

@@ -108,7 +108,7 @@ class Variation:
     equations: replaces the cell's own. wiring: replaces `wire`. lane0: every row continues from row 0's previous state.
     weights_of, states_of: the block whose parameters, or initial state, a block takes. swapped: outputs of the
     directions are joined in the wrong order. h0_through: a function that an initial state passes through, unless it is
-    omitted.
+    omitted. opposite: a scan composes its steps in the opposite order.
     """
 
     equations: Any = None
@@ -118,6 +118,7 @@ class Variation:
     states_of: Callable[[Block], Block] = itself
     swapped: bool = False
     h0_through: Activation | None = None
+    opposite: bool = False
 
 
 CORRECT: Final = Variation()
@@ -244,7 +245,7 @@ class Cell(Generic[E]):
         size = case.shape
         if size.output != size.hidden and not self.projected:
             raise CaseError(f"h0 of a {self.name} case must be as wide as c0", where=case.origin, got=str(size.output))
-        if case.evaluation == "log-scan" and np.any(case.h0 < 0):
+        if self.positive and case.evaluation == "log-scan" and np.any(case.h0 < 0):
             raise CaseError(
                 "a scan with logarithms is undefined for an initial state that is negative",
                 where=case.origin,

@@ -30,7 +30,8 @@ class Fault:
     statement: what the implementation does wrong, as a sentence for a maintainer.
     equation, right: the wrong equation, and the right one beside which a report prints it.
     parameters: how the parameters of a layer are misread; no_h0, no_c0: the initial state is replaced by zeros.
-    equations, wiring, lane0, weights_of, states_of, swapped, h0_through: see `conformance.cells.cell.Variation`.
+    equations, wiring, lane0, weights_of, states_of, swapped, h0_through, opposite: see
+        `conformance.cells.cell.Variation`.
     arithmetic: the format computed in, from the declared one, for faults of precision; None where it does not apply.
     """
 
@@ -48,6 +49,7 @@ class Fault:
     states_of: Callable[[Block], Block] = itself
     swapped: bool = False
     h0_through: Activation | None = None
+    opposite: bool = False
     arithmetic: Callable[[Format], Format | None] | None = field(default=None)
 
     @property
@@ -61,6 +63,7 @@ class Fault:
             states_of=self.states_of,
             swapped=self.swapped,
             h0_through=self.h0_through,
+            opposite=self.opposite,
         )
 
     def format(self, case: Case) -> Format:

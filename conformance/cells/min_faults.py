@@ -166,10 +166,18 @@ def _candidate_faults(fault: Make, right: Any, *, positive: bool) -> tuple[Fault
 
 
 def _state_faults(fault: Make, *, positive: bool) -> tuple[Fault, ...]:
-    """What happens to the initial state. The paper's listing and code after it start from log g(h0)."""
+    """What happens to the state between steps; the paper's listing, and code after it, starts from log g(h0)."""
+    opposite = fault(
+        "scan_opposite",
+        "a scan composes its steps in the opposite order: its operator is not commutative",
+        "(a, b) then (a', b') = (a' a, a' b + b')",
+        "(a, b) then (a', b') = (a' a, a b' + b)",
+        opposite=True,
+    )
     if not positive:
-        return ()
+        return (opposite,)
     return (
+        opposite,
         fault(
             "h0_through_g",
             "the initial state passes through g, as if it were a pre-activation of the candidate",

@@ -13,6 +13,7 @@ bound does not grow the way that of a free-running GRU would.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -55,9 +56,7 @@ def closed_form(a: Array, b: Array, h0: Array) -> Array:
     return states
 
 
-def scanned(
-    cell: Cell[Any], case: Case, ops: RunningError, variation: Variation, *, cut: int = 0
-) -> Trace[Bounded]:
+def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation, *, cut: int = 0) -> Trace[Bounded]:
     """Predict a whole sequence from its inputs, with a bound for every scan of it.
 
     A term ``|b_tau| prod |a_k|`` is computed from coefficients that are off by e_a and e_b (the running error of the
@@ -91,8 +90,8 @@ def scanned(
     Underflow: of the products that end at step t, at most T + 1, each may lose `underflow` of what a partial sum (at
     most the largest m + d) is multiplied with, or of such a product itself; this adds to d_t.
 
-    A sequence may have been computed in two calls (`cut`): then the second starts from a number that was returned, whose
-    error is all of the bound at that step; in exponents as large as the logarithm of that number, no larger.
+    A sequence may have been computed in two calls (`cut`): then the second starts from a number that was returned,
+    whose error is all of the bound at that step; in exponents as large as the logarithm of that number, no larger.
 
     Raises
     ------
@@ -122,6 +121,8 @@ def scanned(
     levels = 2 * math.floor(math.log2(size.time + 1)) + 1
     u = fmt.storage
 
+    if variation.opposite and not logarithms:
+        return _opposite(by_step, Bounded(a.value, a_error.reshape(a.value.shape)), b, h0, levels, fmt)
     wiring = variation.wiring(rows_of(case))
     lanes = np.zeros(size.batch, dtype=np.intp) if variation.lane0 else np.arange(size.batch)
     # h, m, d, the largest m + d, sum |log a|, max |log b| and the bound, of NOTHING, INITIAL and slots 0 ... T.
@@ -156,6 +157,39 @@ def scanned(
     value, bound = states[0, 2:], states[-1, 2:]
     return Trace(
         outputs=Bounded(value[:-1].reshape(-1, size.hidden), bound[:-1].reshape(-1, size.hidden)),
+        final_state=Bounded(value[-1], bound[-1]),
+        cells=None,
+        final_cell=None,
+        intermediates={},
+    )
+
+
+def _opposite(
+    by_step: Callable[[Array], Array], a: Bounded, b: Bounded, h0: Bounded, levels: int, fmt: Format
+) -> Trace[Bounded]:
+    """What comes out where steps are composed in the opposite order, the initial state in the first of them.
+
+    ``h_t = sum over tau <= t of b_tau prod(a_k, k < tau)`` with ``b_0 = a_0 h_{-1} + b_0``: the term of step tau has
+    tau products, and at most t - tau additions and `levels` more.
+    """
+    values, errors = by_step(a.value), by_step(a.error)
+    terms, wrong = by_step(b.value).copy(), by_step(b.error).copy()
+    wrong[0] += np.abs(values[0]) * h0.error + errors[0] * (np.abs(h0.value) + h0.error)
+    wrong[0] += 2.0 * fmt.storage * (np.abs(values[0] * h0.value) + np.abs(terms[0]))
+    terms[0] += values[0] * h0.value
+
+    def summed(factors: Array, ends: Array) -> Array:
+        before = np.cumprod(np.concatenate([np.ones_like(factors[:1]), factors[:-1]]), axis=0)
+        total: Array = np.cumsum(before * ends, axis=0)
+        return total
+
+    steps = np.arange(1, len(values) + 1)[:, None, None]
+    least, most = summed(np.abs(values), np.abs(terms)), summed(np.abs(values) + errors, np.abs(terms) + wrong)
+    grown = most * np.exp(np.minimum(fmt.storage * (2 * steps + levels), _LARGEST_EXPONENT))
+    bound = grown - least + 2.0**-50 * grown + fmt.underflow * steps * (1.0 + grown)
+    value = summed(values, terms)
+    return Trace(
+        outputs=Bounded(value.reshape(a.value.shape), bound.reshape(a.value.shape)),
         final_state=Bounded(value[-1], bound[-1]),
         cells=None,
         final_cell=None,

@@ -10,11 +10,11 @@ which are the probabilities of all that may have happened and sum to one, its ex
 
     E[latent_t] = w_0(t) h_0 + sum over tau <= t of  w_tau(t) n_tau
 
-and that is the state of a minGRU: ``h_t = (1 - z_t) h_{t-1} + z_t n_t``. A minLSTM is the same system with z = i', since
-its normalised gates sum to one. The equations are written down here once more, on purpose.
+and that is the state of a minGRU: ``h_t = (1 - z_t) h_{t-1} + z_t n_t``. A minLSTM is the same system with z = i',
+since its normalised gates sum to one. The equations are written down here once more, on purpose.
 
-Source: Feng et al. 2024, arXiv:2410.01201, for the cells; Audibert, Munos and Szepesvari 2009, "Exploration-exploitation
-tradeoff using variance estimates in multi-armed bandits", theorem 1, for the confidence bound.
+Source: Feng et al. 2024, arXiv:2410.01201, for the cells; Audibert, Munos and Szepesvari 2009, "Exploration-
+exploitation tradeoff using variance estimates in multi-armed bandits", theorem 1, for the confidence bound.
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ class Simulation:
     paths: int
 
     def confidence(self, chance: float) -> Array:
-        """Half the width (T, B, H) of an interval around `mean`, outside of which *some* expectation lies with this chance.
+        """Half the width (T, B, H) of intervals around `mean`; some expectation lies outside with at most this chance.
 
         The empirical Bernstein bound: for n values in an interval of length R with empirical variance V,
         ``|mean - E| <= sqrt(2 V log(3 / d) / n) + 3 R log(3 / d) / n`` but with probability d. It holds for any
-        distribution and any n, unlike a quantile of the normal one: latent states are discrete and skewed. d is `chance`
-        divided by the number of means, so that all of them hold together (Bonferroni).
+        distribution and any n, unlike a quantile of the normal one: latent states are discrete and skewed. d is
+        `chance` divided by the number of means, so that all of them hold together (Bonferroni).
         """
         logarithm = math.log(3.0 * self.mean.size / chance)
         return self.error * math.sqrt(2.0 * logarithm) + 3.0 * self.range * logarithm / self.paths

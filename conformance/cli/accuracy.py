@@ -51,9 +51,7 @@ def accuracy(
     asked = sorted(set(times)) or list(TIMES)
     console = Console()
     rows = list(
-        measure(
-            chosen, cell, times=asked, dtypes=dtypes or DTYPES, progress=lambda text: click.echo(text, err=True)
-        )
+        measure(chosen, cell, times=asked, dtypes=dtypes or DTYPES, progress=lambda text: click.echo(text, err=True))
     )
     for dtype in dict.fromkeys(row.dtype for row in rows):
         console.print(_table([row for row in rows if (row.dtype, row.state) == (dtype, "positive")], asked))
