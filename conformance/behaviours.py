@@ -111,6 +111,17 @@ def _decaying(case: Case) -> Observed:
     return replace(observed, outputs=round_to(case.dtype, observed.outputs * factor))
 
 
+def _nan_for_negative_state(case: Case) -> Observed:
+    """States are kept as logarithms."""
+    observed = correct(case)
+    lost = case.h0 < 0
+    return replace(
+        observed,
+        outputs=np.where(lost[:, None], np.nan, observed.outputs),
+        final_state=np.where(lost, np.nan, observed.final_state),
+    )
+
+
 def _large_is_nan(case: Case) -> Observed:
     """A sigmoid written as exp(a) / (1 + exp(a)) is NaN once exp(a) overflows."""
     observed = correct(case)
@@ -186,6 +197,7 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
         ("single_unit_off", "outputs of a single unit come in reversed order", _stateless(_single_unit_off)),
         ("preactivation_clipped", "large pre-activations are clipped", _stateless(_clipped)),
         ("state_decays", "a kept state loses its last bit", _stateless(_decaying)),
+        ("nan_for_negative_state", "a negative initial state gives NaN", _stateless(_nan_for_negative_state)),
         ("large_is_nan", "a naive sigmoid overflows to NaN", _stateless(_large_is_nan)),
         ("nan_swallowed", "NaN in the input is replaced by zero", _stateless(_nan_swallowed)),
         ("nan_leaks", "NaN in one row spreads to the others", _stateless(_nan_leaks)),

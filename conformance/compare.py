@@ -95,8 +95,11 @@ class Comparison:
         return all(bool(np.all(np.isfinite(p.bound) | ~np.isfinite(p.predicted))) for p in self.parts.values())
 
 
-def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Comparison:
+def compare(case: Case, observed: Observed, fault: Fault | None = None, *, cut: int = 0) -> Comparison:
     """Compare `observed` with the reference, or with the mutated reference of `fault`.
+
+    cut: the step at which a second call took over with the state that the first returned, 0 for none: step by step it
+        makes no difference, in a scan it does.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None) -> Compa
         if case.stepwise:
             trace = cell_named(case.cell).evaluate(understood, ops, variation=variation, seen=seen(case, observed))
         else:
-            trace = scanned(cell_named(case.cell), understood, ops, variation)
+            trace = scanned(cell_named(case.cell), understood, ops, variation, cut=cut)
         predicted = {
             "outputs": trace.outputs,
             "cells": trace.cells,

@@ -234,6 +234,8 @@ def compose(first: Fault, second: Fault, right: Any) -> Fault | None:
         ("lane0", False),
         ("no_h0", False),
         ("no_c0", False),
+        ("h0_through", None),
+        ("opposite", False),
         ("weights_of", itself),
         ("states_of", itself),
         ("swapped", False),

@@ -40,6 +40,7 @@ Feature = Literal[
     "layers",
     "strided",
     "gradients",
+    "negative_state",
     "inputs_back",
     "empty_rows",
     "empty_time",

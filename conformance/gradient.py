@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance.algebra import Algebra, Bounded, Rounded, RunningError
-from conformance.case import Case, Parameters
+from conformance.case import Case, Parameters, unchecked
 from conformance.cells.cell import CORRECT, INITIAL, NO_INPUT, NOTHING, Indices, Seen, Variation, Wiring, rows_of
 from conformance.cells.fault import Fault, Transform
 from conformance.cells.registry import cell_named
@@ -72,7 +72,14 @@ def gradients(case: Case, along: Seen, ops: Algebra[V], *, fault: Fault | Gradie
     _check(case)
     if not isinstance(fault, Fault):
         return _Backward.of(case, along, ops, CORRECT, _NO_FAULT if fault is None else fault).gradients()
-    found = _Backward.of(fault.misread(case), along, ops, fault.variation, _NO_FAULT).gradients()
+    through = None if case.initial == "omitted" else fault.h0_through
+    understood = fault.misread(case)
+    if through is not None:
+        understood = unchecked(understood, {"h0": through.function(case.h0)})
+    found = _Backward.of(understood, along, ops, fault.variation, _NO_FAULT).gradients()
+    if through is not None:
+        slope = through.slope(case.h0, understood.h0)
+        found["h0"] = ops.times(ops.lift(slope), found["h0"])
     if fault.inputs is not None:
         found["x"] = mapped(found["x"], _put_back(fault.inputs, case.x.shape))
     lost = {"h0": fault.no_h0, "c0": fault.no_c0}

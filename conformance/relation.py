@@ -42,6 +42,7 @@ class Pair:
     judged: whether the observation is compared with the equations; not where there is nothing to compare.
     betrays: the behaviour that this observation shows by itself, whatever the plain run follows; "" for none. It lies
         outside the bound of the reference.
+    cut: the step at which a second call continued from the state that the first returned; 0 for none.
     """
 
     case: Case
@@ -50,6 +51,11 @@ class Pair:
     exact: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     judged: bool = True
     betrays: str = ""
+    cut: int = 0
+
+    def compared(self, fault: Fault | None = None) -> Comparison:
+        """The comparison with the reference, or with the mutated one of `fault`."""
+        return compare(self.case, self.observed, fault, cut=self.cut)
 
 
 Relation: TypeAlias = Callable[[Case, Runner], Sequence[Pair]]
@@ -73,7 +79,7 @@ def judge_relation(name: str, case: Case, run: Runner, against: frozenset[str]) 
         pairs = relation_named(name)(case, run)
     except NotShown as reason:
         return Inconclusive(why=str(reason), blank=True), None
-    if not all(compare(pair.case, pair.observed).bounded for pair in pairs if pair.judged):
+    if not all(pair.compared().bounded for pair in pairs if pair.judged):
         return Inconclusive(why="the bound overflows on this case: everything would lie inside it", blank=True), None
     verdict, culprit = _verdict(name, pairs)
     if not isinstance(verdict, Agrees):
@@ -116,7 +122,7 @@ def _verdict(name: str, pairs: Sequence[Pair]) -> tuple[TrialVerdict, Pair | Non
         raise CaseError("a relation without a pair compares nothing", got=name)
     for pair in pairs:
         if pair.betrays:
-            diverging = _diverging(pair, compare(pair.case, pair.observed))
+            diverging = _diverging(pair, pair.compared())
             return msgspec.structs.replace(diverging, faults=(pair.betrays,)), pair
     explaining = _explaining(name, pairs[0])
     share, compared = 0.0, 0
@@ -130,7 +136,7 @@ def _verdict(name: str, pairs: Sequence[Pair]) -> tuple[TrialVerdict, Pair | Non
         if not explaining:
             why = "the plain run follows no known equations, so the detour has nothing to be compared with"
             return Inconclusive(why=why), None
-        found = [compare(pair.case, pair.observed, fault) for fault in explaining]
+        found = [pair.compared(fault) for fault in explaining]
         best = min(found, key=lambda comparison: comparison.worst)
         if not best.explains:
             return _diverging(pair, found[0]), pair
@@ -142,7 +148,7 @@ def _verdict(name: str, pairs: Sequence[Pair]) -> tuple[TrialVerdict, Pair | Non
 
 def _explaining(name: str, plain: Pair) -> list[Fault | None]:
     """The hypotheses that explain the plain run; the reference alone where it does, or where it is asked for."""
-    if name in STRICT or not plain.judged or compare(plain.case, plain.observed).explains:
+    if name in STRICT or not plain.judged or plain.compared().explains:
         return [None]
     shares = hypotheses(plain.case, plain.observed)
     # Not by a coarse arithmetic, under which any detour would look the same, where a fault explains the plain run.
@@ -151,7 +157,7 @@ def _explaining(name: str, plain: Pair) -> list[Fault | None]:
 
 
 def _diverging(pair: Pair, comparison: Comparison) -> Diverges:
-    reference = compare(pair.case, pair.observed)
+    reference = pair.compared()
     shares = hypotheses(pair.case, pair.observed)
     shown = comparison if reference.explains else reference
     return Diverges(
@@ -265,6 +271,8 @@ def split(case: Case, run: Runner) -> Sequence[Pair]:
         raise NotShown("the candidate does not return its memory c, so it cannot be carried over")
     if not np.all(np.isfinite(first.final_state)):
         raise NotShown("the state after the first part is not finite")
+    if case.evaluation == "log-scan" and np.any(first.final_state < 0):
+        raise NotShown("the state after the first part is negative and has no logarithm")
     tail = replace(_cut(case, middle, case.shape.time), h0=first.final_state, c0=first.final_cell)
     second = run(tail)
     outputs = first.outputs.copy()
@@ -273,7 +281,7 @@ def split(case: Case, run: Runner) -> Sequence[Pair]:
     return [
         Pair(case=case, observed=run(case)),
         Pair(case=head, observed=first, says=f"the first {middle} steps"),
-        Pair(case=case, observed=joined, says=f"split after {middle} steps, the state carried over"),
+        Pair(case=case, observed=joined, says=f"split after {middle} steps, the state carried over", cut=middle),
     ]
 
 
@@ -401,6 +409,16 @@ def saturated(case: Case, run: Runner) -> Sequence[Pair]:
         loud = replace(case, x=32.0 * case.x, origin=f"{case.origin}, inputs saturated")
         pairs.append(Pair(case=loud, observed=run(loud), says="inputs that saturate the gates"))
     return pairs
+
+
+def negative_state(case: Case, run: Runner) -> Sequence[Pair]:
+    """The initial state, and its negative."""
+    below = replace(case, h0=-np.abs(case.h0), origin=f"{case.origin}, h0 negative")
+    plain, observed = run(case), run(below)
+    says = "a negative initial state"
+    if plain.finite and np.any(np.isnan(observed.outputs)):
+        says += " (nan_for_negative_state: as if its logarithm were taken)"
+    return [Pair(case=case, observed=plain), Pair(case=below, observed=observed, says=says)]
 
 
 def kept_exactly(case: Case, run: Runner) -> Sequence[Pair]:
@@ -568,7 +586,8 @@ def empty_batch(case: Case, run: Runner) -> Sequence[Pair]:
 
 _ALL: Final[Iterable[Relation]] = (
     omitted_is_zeros, split, rows_alone, rows_permuted, units_permuted, unbatched, causal, repeated, weights_used,
-    sizes, saturated, kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided, reverse,
+    sizes, saturated, negative_state, kept_exactly, extreme_inputs, not_finite, contract, inputs_unmodified, strided,
+    reverse,
     bidirectional, layers, lengths, length_zero, empty_time, empty_batch,
 )  # fmt: skip
 RELATIONS: Final[Mapping[str, Relation]] = {relation.__name__: relation for relation in _ALL}

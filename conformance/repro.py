@@ -94,7 +94,8 @@ def multiple(case: Case) -> int:
     """How many epsilons one step of a conforming implementation may be off, generously.
 
     Four, and one for every unit of the largest sum of magnitudes that can enter an activation. (Measured on
-    conforming releases, over all dtypes and weight scales: never more than half of that.)
+    conforming releases, over all dtypes and weight scales: never more than half of that.) In a scan a state and the one
+    before it are each off on their own; with logarithms as large as the number of steps, by so much more.
     """
     x, state = np.abs(case.x), max(1.0, float(np.abs(case.h0).max()))
 
@@ -105,7 +106,8 @@ def multiple(case: Case) -> int:
 
     inputs = largest("HD", lambda matrix: (x @ matrix.T).max())
     states = max(largest(letters, lambda matrix: matrix.sum(axis=1).max() * state) for letters in ("HH", "HP", "PH"))
-    return math.ceil(4 + inputs + states + 2 * largest("H", np.max))
+    steps = {"sequential": 1, "scan": 2, "log-scan": 2 * case.shape.time}[case.evaluation]
+    return math.ceil(steps * (4 + inputs + states + 2 * largest("H", np.max)))
 
 
 def literal(value: object) -> str:

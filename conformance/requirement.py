@@ -220,6 +220,18 @@ CLAUSES: Final[tuple[Clause, ...]] = (
         relation="saturated",
     ),
     Clause(
+        suffix="negative_state",
+        level="MUST",
+        statement="{title} follows its equations from a negative initial state, in which it is linear; only with "
+        "logarithms is it undefined.",
+        initial="given",
+        aims=("nan_for_negative_state",),
+        relation="negative_state",
+        features=("negative_state",),
+        dtypes=_ONE,
+        applies=lambda cell: CELLS[cell].positive,
+    ),
+    Clause(
         suffix="kept_exactly",
         level="informational",
         statement="An update gate of {title} that is one keeps the state bit for bit.",

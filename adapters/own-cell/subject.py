@@ -63,7 +63,9 @@ def arguments_for(function: Callable[..., Any], features: int, hidden: int) -> d
     unknown: list[str] = []
     sized: set[str] = set()
     positional: dict[str, Any] = {}
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = [
+        p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     names = {p.name.lower().replace("_", "") for p in parameters}
     for p in parameters:
         name = p.name.lower().replace("_", "")
@@ -250,7 +252,10 @@ class Linen(Jax):
     def load(self, thing: Any, arrays: Mapping[str, np.ndarray]) -> None:
         traverse = importlib.import_module("flax.traverse_util")
         flat = traverse.flatten_dict(self._variables.get("params", {}), sep=".")
-        new = {name: self.to(arrays[name].reshape(value.shape)) if name in arrays else value for name, value in flat.items()}
+        new = {
+            name: self.to(arrays[name].reshape(value.shape)) if name in arrays else value
+            for name, value in flat.items()
+        }
         self._variables = {**self._variables, "params": traverse.unflatten_dict(new, sep=".")}
 
     def call(self, function: Callable[..., Any], thing: Any, arguments: Sequence[Any]) -> Any:
@@ -315,7 +320,12 @@ class Subject:
             self._make, self._is_function = found, False
         if self._make is not None:
             built = self._make(*self._sizes(self._make, 3, 5))
-            if inspect.isfunction(found) and not inspect.isfunction(built) and not _modular(built) and found is not self._make:
+            if (
+                inspect.isfunction(found)
+                and not inspect.isfunction(built)
+                and not _modular(built)
+                and found is not self._make
+            ):
                 self._make = None  # it makes the parameters, not the cell
                 self._init: Any = make
             else:
@@ -340,7 +350,9 @@ class Subject:
     def _sizes(self, function: Callable[..., Any], features: int, hidden: int) -> list[Any]:
         known = arguments_for(function, features, hidden)
         if known is None:
-            raise TypeError(f"{function.__name__}{inspect.signature(function)}: wanted {function.__name__}(input_size, hidden_size)")
+            raise TypeError(
+                f"{function.__name__}{inspect.signature(function)}: wanted {function.__name__}(input_size, hidden_size)"
+            )
         ordered = inspect.signature(function).parameters
         return [known[name] for name in ordered if name in known]
 
@@ -353,7 +365,11 @@ class Subject:
 
     def _initialiser(self) -> Any:
         for key, value in vars(self.module).items():
-            if inspect.isfunction(value) and value is not self._found and re.match(r"_?(init|make|create|new|get)_?", key):
+            if (
+                inspect.isfunction(value)
+                and value is not self._found
+                and re.match(r"_?(init|make|create|new|get)_?", key)
+            ):
                 try:
                     if arguments_for(value, 3, 5) is not None and self._is_factory(value):
                         return value
@@ -402,7 +418,11 @@ class Subject:
             return []
         found = []
         for node in ast.walk(body):
-            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.slice, ast.Constant)
+                and isinstance(node.slice.value, str)
+            ):
                 found.append((node.lineno, node.col_offset, node.slice.value))
         return list(dict.fromkeys(name for _, _, name in sorted(found)))
 
@@ -411,7 +431,11 @@ class Subject:
         names = set(getattr(getattr(self._found, "__code__", None), "co_names", ()))
         for const in getattr(getattr(self._found, "__code__", None), "co_consts", ()):
             names |= set(getattr(const, "co_names", ()))
-        return [n for n in names if n in vars(self.module) and (self.kind.is_array(vars(self.module)[n]) or _modular(vars(self.module)[n]))]
+        return [
+            n
+            for n in names
+            if n in vars(self.module) and (self.kind.is_array(vars(self.module)[n]) or _modular(vars(self.module)[n]))
+        ]
 
 
 def _modular(value: Any) -> bool:
@@ -422,7 +446,11 @@ def _modular(value: Any) -> bool:
         module = loaded(name) if name.partition(".")[0] in sys.modules else None
         if module is not None and isinstance(value, getattr(module, cls)):
             return True
-    return type(value).__module__.startswith("own_cell_") and not callable(getattr(value, "__code__", None)) and not inspect.isfunction(value)
+    return (
+        type(value).__module__.startswith("own_cell_")
+        and not callable(getattr(value, "__code__", None))
+        and not inspect.isfunction(value)
+    )
 
 
 def _callee(built: Any) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""PyTorch: the layers of ``torch.nn``, and its cells called step by step, on the CPU."""
+"""PyTorch: the layers of ``torch.nn``, its cells step by step, and minimal cells in plain PyTorch, on the CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from conformance.worker.api import Result, WorkerCase, assemble, attest, distribute, prefix_of
+
+from . import minimal
 
 # PyTorch says once per process which implementation it takes for the layer with projections: nothing is wrong.
 warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
@@ -55,7 +57,12 @@ def facts() -> dict[str, str]:
 
 
 def run(case: WorkerCase) -> Result:
-    """Load the weights, run the variant, and name its outputs; gradients are recorded only where they are wanted."""
+    """Run the variant and name its outputs; gradients are recorded only where they are wanted."""
+    return run_minimal(case) if case.variant in minimal.EVALUATIONS else run_module(case)
+
+
+def run_module(case: WorkerCase) -> Result:
+    """Load the weights into a module of PyTorch and run it."""
     with torch.set_grad_enabled(case.cotangents is not None):
         module, layer = build(case)
         module.load_state_dict(
@@ -64,13 +71,35 @@ def run(case: WorkerCase) -> Result:
         inputs = load(case)
         call = {"layer": call_layer, "cell": call_cell}[case.variant]
         observed, path = call(module, inputs, case)
-        gradients = {} if case.cotangents is None else differentiate(module, inputs, observed, case)
+        leaves = {**inputs, **dict(module.named_parameters())}
+        gradients = {} if case.cotangents is None else differentiate(leaves, observed, case)
     return Result(
         dtype=str(observed["outputs"].dtype).rpartition(".")[2],
         path=attest(path.format(layer=layer), case.features),
         **{name: array(value) for name, value in observed.items()},
         gradients=canonical(gradients, case),
         inputs_after=canonical({**inputs, **module.state_dict()}, case) if case.inputs_back else {},
+    )
+
+
+def run_minimal(case: WorkerCase) -> Result:
+    """Run the equations of a minGRU or minLSTM, whose parameters keep their canonical names."""
+    with torch.set_grad_enabled(case.cotangents is not None):
+        weights = {name: tensor(value, case) for name, value in case.parameters.items()}
+        inputs = load(case)
+        leaves = {**inputs, **{k: v.requires_grad_(torch.is_grad_enabled()) for k, v in weights.items()}}
+        observed, path = minimal.call(case.variant, case.cell, weights, inputs)
+        gradients = {} if case.cotangents is None else differentiate(leaves, observed, case)
+
+    def named(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: array(join(value) if name == "h0" else value) for name, value in tensors.items()}
+
+    return Result(
+        dtype=str(observed["outputs"].dtype).rpartition(".")[2],
+        path=attest(path, case.features),
+        **{name: array(value) for name, value in observed.items()},
+        gradients=named(gradients),
+        inputs_after=named(leaves) if case.inputs_back else {},
     )
 
 
@@ -170,11 +199,10 @@ def call_cell(
 
 
 def differentiate(
-    module: torch.nn.Module, inputs: dict[str, torch.Tensor], observed: dict[str, torch.Tensor], case: WorkerCase
+    leaves: dict[str, torch.Tensor], observed: dict[str, torch.Tensor], case: WorkerCase
 ) -> dict[str, torch.Tensor]:
-    """Gradients by the names of the inputs and of the module's parameters."""
+    """Gradients by the names of the inputs and parameters."""
     total = sum((tensor(values, case) * observed[name]).sum() for name, values in case.cotangents.items())
-    leaves = {**inputs, **dict(module.named_parameters())}
     return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from conformance.algebra import Algebra, Exact
+from conformance.algebra import Activation, Algebra, Exact
 from conformance.case import Case, Parameters, unchecked
 from conformance.errors import CaseError
 from conformance.rounding import Array
@@ -107,7 +107,8 @@ class Variation:
 
     equations: replaces the cell's own. wiring: replaces `wire`. lane0: every row continues from row 0's previous state.
     weights_of, states_of: the block whose parameters, or initial state, a block takes. swapped: outputs of the
-    directions are joined in the wrong order.
+    directions are joined in the wrong order. h0_through: a function that an initial state passes through, unless it is
+    omitted. opposite: a scan composes its steps in the opposite order.
     """
 
     equations: Any = None
@@ -116,6 +117,8 @@ class Variation:
     weights_of: Callable[[Block], Block] = itself
     states_of: Callable[[Block], Block] = itself
     swapped: bool = False
+    h0_through: Activation | None = None
+    opposite: bool = False
 
 
 CORRECT: Final = Variation()
@@ -217,8 +220,9 @@ class Cell(Generic[E]):
     equations: the correct equations; project, carry and emit evaluate any variation of them.
     carried: names of the parts that `carry` needs; empty for a cell without memory.
     projected: whether the state h is a projection, of P units, of the H hidden ones; else P = H.
-    positive: whether the initial state must have a logarithm (the log-space forms of minGRU and minLSTM): a given one
-        must not be negative; zero is the limit, log 0 = -inf, and stands for a state that is left out.
+    positive: whether states stay positive where the initial one is (the log-space forms of minGRU and minLSTM), so that
+        they have logarithms. A scan with logarithms then wants an initial state that is not negative; zero is the
+        limit, log 0 = -inf, and stands for a state that is left out. Step by step any state will do.
     complement: the cell's other convention, that of cases evaluated as "complement"; None where there is none.
     source: where the equations stand.
     """
@@ -270,11 +274,12 @@ class Cell(Generic[E]):
         size = case.shape
         if size.output != size.hidden and not self.projected:
             raise CaseError(f"h0 of a {self.name} case must be as wide as c0", where=case.origin, got=str(size.output))
-        if self.positive and np.any(case.h0 < 0):
+        if self.positive and case.evaluation == "log-scan" and np.any(case.h0 < 0):
             raise CaseError(
-                f"the initial state of a {self.name} case must not be negative",
+                "a scan with logarithms is undefined for an initial state that is negative",
                 where=case.origin,
                 got=str(float(case.h0.min())),
+                wanted="h0 >= 0, or a variant that scans without logarithms or goes step by step",
             )
         shapes = self.shapes({"D": size.features, "H": size.hidden, "P": size.output}, size.layers, size.directions)
         missing = shapes.keys() - case.parameters.keys()
@@ -379,6 +384,7 @@ class Cell(Generic[E]):
             wiring=wiring,
             omitted=1.0 if case.initial == "omitted" else 0.0,
             lane0=variation.lane0,
+            h0_through=None if case.initial == "omitted" else variation.h0_through,
         )
         return flow.free(inputs, initial) if seen is None else flow.forced(inputs, initial, seen)
 
@@ -394,6 +400,7 @@ class _Flow(Generic[V]):
     wiring: Wiring
     omitted: float
     lane0: bool
+    h0_through: Activation | None
 
     @property
     def batch(self) -> int:
@@ -426,10 +433,17 @@ class _Flow(Generic[V]):
         source = ((self.wiring.states + 2) * self.batch + self._lanes()).ravel()
         return self.ops.lift(np.take(bank, source, axis=-2))
 
+    def _transformed(self, h: V) -> V:
+        """The states before all slots, the initial ones as the implementation takes them."""
+        if self.h0_through is None:
+            return h
+        initial = (self.wiring.states == INITIAL).ravel().astype(np.float64)
+        return self.ops.select(initial, self.ops.apply(self.h0_through, h), h)
+
     def forced(self, inputs: Callable[[Indices], V], initial: list[Array], seen: Seen) -> _Run[V]:
         """Every slot from the observed state before it; a memory that was not observed is carried step by step."""
         every = slice(None)
-        h = self._before(initial[0], seen.outputs)
+        h = self._transformed(self._before(initial[0], seen.outputs))
         parts = self.cell.project(self.p, inputs(self._inputs(every)), h, self._start(every), self.ops, self.eq)
         memory: tuple[V, V] | None = None
         if self.cell.carry is not None:
@@ -471,6 +485,8 @@ class _Flow(Generic[V]):
     def free(self, inputs: Callable[[Indices], V], initial: list[Array]) -> _Run[V]:
         """Every slot from the computed one before it."""
         start = [self.ops.lift(values) for values in initial]
+        if self.h0_through is not None:
+            start[0] = self.ops.apply(self.h0_through, start[0])
         h: dict[int, V] = {}
         c: dict[int, V] = {}
         results: dict[int, dict[str, V]] = {}

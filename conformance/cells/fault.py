@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.algebra import Algebra, Rounded
+from conformance.algebra import Activation, Algebra, Rounded
 from conformance.case import Case, Evaluation, Parameters, unchecked
 from conformance.cells.cell import Block, Rows, Sequence, Variation, Wiring, itself, wire
 from conformance.cells.registry import cell_named
@@ -49,7 +49,8 @@ class Fault:
     complement: the same for cases evaluated as "complement", where that reads differently; see `told`.
     parameters: how the parameters of a layer are misread; inputs: how x (..., B, T, D) is, a permutation of each row;
     no_h0, no_c0: the initial state is replaced by zeros.
-    equations, wiring, lane0, weights_of, states_of, swapped: see `conformance.cells.cell.Variation`.
+    equations, wiring, lane0, weights_of, states_of, swapped, h0_through, opposite: see
+        `conformance.cells.cell.Variation`.
     arithmetic: the format computed in, from the declared one, for faults of precision; None where it does not apply.
     """
 
@@ -68,6 +69,8 @@ class Fault:
     weights_of: Callable[[Block], Block] = itself
     states_of: Callable[[Block], Block] = itself
     swapped: bool = False
+    h0_through: Activation | None = None
+    opposite: bool = False
     arithmetic: Callable[[Format], Format | None] | None = field(default=None)
 
     @property
@@ -80,6 +83,8 @@ class Fault:
             weights_of=self.weights_of,
             states_of=self.states_of,
             swapped=self.swapped,
+            h0_through=self.h0_through,
+            opposite=self.opposite,
         )
 
     def format(self, case: Case) -> Format:

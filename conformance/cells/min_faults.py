@@ -165,6 +165,29 @@ def _candidate_faults(fault: Make, right: Any, *, positive: bool) -> tuple[Fault
     )
 
 
+def _state_faults(fault: Make, *, positive: bool) -> tuple[Fault, ...]:
+    """What happens to the state between steps; the paper's listing, and code after it, starts from log g(h0)."""
+    opposite = fault(
+        "scan_opposite",
+        "a scan composes its steps in the opposite order: its operator is not commutative",
+        "(a, b) then (a', b') = (a' a, a' b + b')",
+        "(a, b) then (a', b') = (a' a, a b' + b)",
+        opposite=True,
+    )
+    if not positive:
+        return (opposite,)
+    return (
+        opposite,
+        fault(
+            "h0_through_g",
+            "the initial state passes through g, as if it were a pre-activation of the candidate",
+            "h_{-1} = h0",
+            "h_{-1} = g(h0)",
+            h0_through=G,
+        ),
+    )
+
+
 def _flip_update(z: Any, n: Any, h: Any, ops: Algebra[Any]) -> Any:
     return ops.mix(z, n, h)
 
@@ -241,6 +264,7 @@ def mingru_faults(form: str) -> tuple[Fault, ...]:
         *_bias_faults(fault, {"z": z_line, "n": n_line}),
         *_gate_faults(fault, right, z_line),
         *_candidate_faults(fault, right, positive=positive),
+        *_state_faults(fault, positive=positive),
         *sequencing_faults(fault),
         *precision_faults(fault),
     )
@@ -370,6 +394,7 @@ def minlstm_faults(form: str) -> tuple[Fault, ...]:
         *others,
         *_bias_faults(fault, {"f": f_line, "i": i_line, "n": n_line}),
         *_candidate_faults(fault, right, positive=positive),
+        *_state_faults(fault, positive=positive),
         *sequencing_faults(fault),
         *precision_faults(fault),
     )

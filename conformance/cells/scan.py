@@ -13,6 +13,7 @@ bound does not grow the way that of a free-running GRU would.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -55,7 +56,7 @@ def closed_form(a: Array, b: Array, h0: Array) -> Array:
     return states
 
 
-def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation) -> Trace[Bounded]:
+def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation, *, cut: int = 0) -> Trace[Bounded]:
     """Predict a whole sequence from its inputs, with a bound for every scan of it.
 
     A term ``|b_tau| prod |a_k|`` is computed from coefficients that are off by e_a and e_b (the running error of the
@@ -89,6 +90,9 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
     Underflow: of the products that end at step t, at most T + 1, each may lose `underflow` of what a partial sum (at
     most the largest m + d) is multiplied with, or of such a product itself; this adds to d_t.
 
+    A sequence may have been computed in two calls (`cut`): then the second starts from a number that was returned,
+    whose error is all of the bound at that step; in exponents as large as the logarithm of that number, no larger.
+
     Raises
     ------
     CaseError: the cell is not linear, or would need logarithms of negative numbers; the case has rows of several
@@ -102,6 +106,8 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
     eq = variation.equations if variation.equations is not None else cell.equations
     a, b, k = coefficients(cell, case.parameters, x, np.zeros((len(x.value), size.hidden)), arithmetic, eq)
     h0 = arithmetic.lift(case.h0)
+    if variation.h0_through is not None and case.initial != "omitted":
+        h0 = arithmetic.apply(variation.h0_through, h0)
 
     def by_step(values: Array) -> Array:
         return values.reshape(size.time, size.batch, size.hidden)
@@ -115,6 +121,8 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
     levels = 2 * math.floor(math.log2(size.time + 1)) + 1
     u = fmt.storage
 
+    if variation.opposite and not logarithms:
+        return _opposite(by_step, Bounded(a.value, a_error.reshape(a.value.shape)), b, h0, levels, fmt)
     wiring = variation.wiring(rows_of(case))
     lanes = np.zeros(size.batch, dtype=np.intp) if variation.lane0 else np.arange(size.batch)
     # h, m, d, the largest m + d, sum |log a|, max |log b| and the bound, of NOTHING, INITIAL and slots 0 ... T.
@@ -128,6 +136,9 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
             states[:, slot - NOTHING] = before
             continue
         step = np.maximum(wiring.inputs[slot], 0), np.arange(size.batch)
+        if cut:
+            again = (wiring.states[slot] == cut - 1)[:, None]
+            before = np.where(again, _restarted(before, fmt.underflow, logarithms=logarithms), before)
         h, m, d, largest, sum_a, max_b, _ = before
         sum_a, max_b = sum_a + log_a[step], np.maximum(max_b, log_b[step])
         r = sum_a + max_b + math.log(size.time + 2)
@@ -153,13 +164,54 @@ def scanned(cell: Cell[Any], case: Case, ops: RunningError, variation: Variation
     )
 
 
+def _opposite(
+    by_step: Callable[[Array], Array], a: Bounded, b: Bounded, h0: Bounded, levels: int, fmt: Format
+) -> Trace[Bounded]:
+    """What comes out where steps are composed in the opposite order, the initial state in the first of them.
+
+    ``h_t = sum over tau <= t of b_tau prod(a_k, k < tau)`` with ``b_0 = a_0 h_{-1} + b_0``: the term of step tau has
+    tau products, and at most t - tau additions and `levels` more.
+    """
+    values, errors = by_step(a.value), by_step(a.error)
+    terms, wrong = by_step(b.value).copy(), by_step(b.error).copy()
+    wrong[0] += np.abs(values[0]) * h0.error + errors[0] * (np.abs(h0.value) + h0.error)
+    wrong[0] += 2.0 * fmt.storage * (np.abs(values[0] * h0.value) + np.abs(terms[0]))
+    terms[0] += values[0] * h0.value
+
+    def summed(factors: Array, ends: Array) -> Array:
+        before = np.cumprod(np.concatenate([np.ones_like(factors[:1]), factors[:-1]]), axis=0)
+        total: Array = np.cumsum(before * ends, axis=0)
+        return total
+
+    steps = np.arange(1, len(values) + 1)[:, None, None]
+    least, most = summed(np.abs(values), np.abs(terms)), summed(np.abs(values) + errors, np.abs(terms) + wrong)
+    grown = most * np.exp(np.minimum(fmt.storage * (2 * steps + levels), _LARGEST_EXPONENT))
+    bound = grown - least + 2.0**-50 * grown + fmt.underflow * steps * (1.0 + grown)
+    value = summed(values, terms)
+    return Trace(
+        outputs=Bounded(value.reshape(a.value.shape), bound.reshape(a.value.shape)),
+        final_state=Bounded(value[-1], bound[-1]),
+        cells=None,
+        final_cell=None,
+        intermediates={},
+    )
+
+
+def _restarted(state: Array, least: float, *, logarithms: bool) -> Array:
+    """What `scanned` carries from step to step, once the state has been returned and given to a second call."""
+    h, _, _, largest, _, _, bound = state
+    nothing = np.zeros_like(h)
+    ends = np.abs(np.log(np.maximum([h - bound, h + bound], least))).max(axis=0) if logarithms else nothing
+    return np.stack([h, np.abs(h), bound, largest, nothing, ends, bound])
+
+
 def _check(cell: Cell[Any], case: Case) -> None:
-    cell.check(case)
     size = case.shape
     if cell.name not in LINEAR:
         raise CaseError(f"{cell.name} is not a linear recurrence: there is no scan of it", where=case.origin)
     if case.evaluation == "log-scan" and not cell.positive:
         raise CaseError(f"states of {cell.name} may be negative and have no logarithms", where=case.origin)
+    cell.check(case)
     if size.layers > 1 or size.directions > 1 or any(n != size.time for n in case.lengths or ()):
         raise CaseError("a scan is judged for one layer, one direction and rows of one length", where=case.origin)
 
