@@ -31,7 +31,7 @@ from conformance.worker.api import (
 
 from .costs import measured
 from .forms import ACTIVATIONS, Form, backward, definition, forward, one_step
-from .program import Program, read
+from .program import NO_CELL, Program, read
 
 CLASSES = {"gru": "GRUCell", "lstm": "OptimizedLSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
 # A variant of this ending runs the LSTM cell that has one dense layer per gate and side.
@@ -90,7 +90,7 @@ def path_of(program: Program, case: WorkerCase, recipe: Any) -> str:
     once = in_loops == {(case.x.shape[-2], 1)} and len(program.loops) == case.directions and not program.products
     makers = {loop.maker for loop in program.loops} if once else set()
     path = str(program)
-    if len(names) != 1:
+    if len(names) != 1 or NO_CELL in names:
         return path
     if not program.loops and len(program.products) == kernels * case.x.shape[-2]:
         path = "flax.nnx.{layer}(carry, x_t) for every step"
