@@ -213,7 +213,8 @@ def read_adapter(folder: Path) -> Adapter:
 def _inherited(variants: object, manifest: Path) -> object:
     """The variants' tables, each upon that of the variant it names with ``like``: what it says itself wins.
 
-    Inner tables (paths, layers) are laid upon each other key by key; everything else is replaced.
+    Inner tables (paths, layers) are laid upon each other key by key; everything else is replaced. Of the other's layers
+    only those of the variant's own cells are taken over.
     """
     if not isinstance(variants, dict):
         return variants  # msgspec says what is wrong with it
@@ -237,6 +238,9 @@ def _inherited(variants: object, manifest: Path) -> object:
         for key, value in own.items():
             if isinstance(value, dict) and isinstance(base.get(key), dict):
                 both[key] = {**base[key], **value}
+        if isinstance(both.get("layers"), dict) and isinstance(both.get("cells"), list):
+            inherited = {cell: layer for cell, layer in both["layers"].items() if cell in both["cells"]}
+            both["layers"] = inherited | own.get("layers", {})
         return both
 
     return {name: table(name) for name in variants}
