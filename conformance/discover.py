@@ -213,7 +213,8 @@ def read_adapter(folder: Path) -> Adapter:
 def _inherited(variants: object, manifest: Path) -> object:
     """The variants' tables, each upon that of the variant it names with ``like``: what it says itself wins.
 
-    Inner tables (paths, layers) are laid upon each other key by key; everything else is replaced.
+    Inner tables (paths, layers) are laid upon each other key by key; everything else is replaced. What is said of cells
+    that the variant does not offer is not inherited.
     """
     if not isinstance(variants, dict):
         return variants  # msgspec says what is wrong with it
@@ -237,9 +238,24 @@ def _inherited(variants: object, manifest: Path) -> object:
         for key, value in own.items():
             if isinstance(value, dict) and isinstance(base.get(key), dict):
                 both[key] = {**base[key], **value}
-        return both
+        return {**both, **_of_cells(base, own)}
 
     return {name: table(name) for name in variants}
+
+
+def _of_cells(base: dict[str, object], own: dict[str, object]) -> dict[str, object]:
+    """Layers and missing parameters, as a variant with cells of its own takes them over from `base`."""
+    cells, layers, missing = own.get("cells"), base.get("layers"), base.get("missing")
+    if not isinstance(cells, list):
+        return {}
+    found: dict[str, object] = {}
+    if isinstance(layers, dict):
+        said = own.get("layers", {})
+        kept = {cell: layer for cell, layer in layers.items() if cell in cells}
+        found["layers"] = {**kept, **said} if isinstance(said, dict) else said
+    if isinstance(missing, list) and "missing" not in own:
+        found["missing"] = [each for each in missing if not isinstance(each, dict) or each.get("cell") in cells]
+    return found
 
 
 def _requirements(folder: Path) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ every shape is compiled once; called eagerly, ``nn.RNN`` compiles its scan anew 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,24 @@ import jaxlib
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from conformance.worker.api import Result, WorkerCase, assemble, attest, block, distribute, prefix_of
+from conformance.worker.api import (
+    CompileCosts,
+    Level,
+    Prepared,
+    Result,
+    WorkerCase,
+    assemble,
+    attest,
+    block,
+    distribute,
+    prefix_of,
+)
+
+from .costs import measured
 
 CLASSES = {"gru": "GRUCell", "lstm": "LSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
+# A variant of this ending runs the LSTM cell with one product per side, which has the same variables.
+OPTIMIZED = "-OptimizedLSTMCell"
 ACTIVATIONS = {"elman": nn.tanh, "elman_relu": nn.relu}
 # One dense layer per gate; kernels are (in, out), the transpose of the canonical (out, in).
 ELMAN = {"i.kernel": ["W_x"], "h.kernel": ["W_h"], "i.bias": ["b_x + b_h"]}
@@ -92,7 +108,7 @@ def build(case: WorkerCase) -> tuple[nn.Module, str]:
     options: dict[str, Any] = {"features": case.hidden, "param_dtype": jnp.dtype(case.dtype)}
     if case.cell in ACTIVATIONS:
         options["activation_fn"] = ACTIVATIONS[case.cell]
-    cell = getattr(nn, CLASSES[case.cell])(**options)
+    cell = getattr(nn, "OptimizedLSTMCell" if case.variant.endswith(OPTIMIZED) else CLASSES[case.cell])(**options)
     name = type(cell).__name__ + (f"[{cell.activation_fn.__name__}]" if case.cell in ACTIVATIONS else "")
     if case.directions == 2:
         both = [nn.RNN(each, return_carry=True) for each in (cell, cell.copy())]
@@ -137,8 +153,19 @@ def named(case: WorkerCase, params: Any, x: Any, carry: Any, *, folded: bool) ->
     return arrays
 
 
-def run(case: WorkerCase) -> Result:
-    """Run the compiled layer and name its outputs."""
+@dataclass(frozen=True)
+class Call:
+    """A case as Flax wants it: the jitted function, its layer, its arguments, and the path that they take."""
+
+    function: Any
+    layer: nn.Module
+    inputs: Any
+    rest: Any
+    path: str
+
+
+def call_of(case: WorkerCase) -> Call:
+    """The call that a case asks for."""
     dtype = jnp.dtype(case.dtype)
     layer, name = build(case)
     params = {}
@@ -150,27 +177,92 @@ def run(case: WorkerCase) -> Result:
     if case.h0 is not None:
         carry = pack(case.h0, case.c0, case.directions)
         path = "flax.linen.RNN({layer})(x, initial_carry)"
+    path = attest(path.format(layer=name), case.features)
     inputs = jax.tree.map(lambda array: array.astype(dtype), (params, case.x, carry))
-    gradients = {}
+    if case.inputs_back:
+        inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
+    if case.cotangents is None:
+        return Call(forward, layer, inputs, (case.lengths,), path)
+    wanted = {key: array.astype(dtype) for key, array in case.cotangents.items()}
+    final = pack(wanted["final_state"], wanted.get("final_cell"), case.directions)
+    return Call(backward, layer, inputs, (case.lengths, (final, wanted["outputs"])), path)
+
+
+def run(case: WorkerCase) -> Result:
+    """Run the compiled layer and name its outputs."""
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
     with jax.enable_x64(case.dtype == "float64"):
-        if case.inputs_back:
-            inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
-        if case.cotangents is None:
-            final, outputs = forward(layer, *inputs, case.lengths)
-        else:
-            wanted = {key: array.astype(dtype) for key, array in case.cotangents.items()}
-            wanted_final = pack(wanted["final_state"], wanted.get("final_cell"), case.directions)
-            answer, pulled = backward(layer, *inputs, case.lengths, (wanted_final, wanted["outputs"]))
-            final, outputs = answer
-            gradients = named(case, *pulled, folded=True)
+        call = call_of(case)
+        answer = call.function(call.layer, *call.inputs, *call.rest)
+    pulled: Any = None
+    if case.cotangents is not None:
+        answer, pulled = answer
+    final, outputs = answer
     final_state, final_cell = unpack(final, case.cell, case.directions)
     return Result(
         outputs=plain(outputs),
         final_state=plain(final_state),
         final_cell=plain(final_cell),
         dtype=outputs.dtype.name,
-        path=attest(path.format(layer=name), case.features),
-        gradients=gradients,
-        inputs_after=named(case, *inputs, folded=False) if case.inputs_back else {},
+        path=call.path,
+        gradients={} if pulled is None else named(case, *pulled, folded=True),
+        inputs_after=named(case, *call.inputs, folded=False) if case.inputs_back else {},
+    )
+
+
+# Benchmarks
+
+
+@partial(jax.jit, static_argnames="cell")
+def one_step(cell: nn.Module, params: Any, carry: Any, x_t: Any) -> Any:
+    """One call of the cell: (the next carry, the state)."""
+    return cell.apply({"params": params}, carry, x_t)
+
+
+def prepare(case: WorkerCase, level: Level) -> Prepared:
+    """The jitted layer, or its cell T times from Python, on arrays that are on the device already."""
+    with jax.enable_x64(case.dtype == "float64"):
+        call = call_of(case)
+        params, x, carry = inputs = jax.device_put(call.inputs)
+        path = call.path
+        if level == "cell":
+            if case.h0 is None or case.features:
+                raise ValueError("a cell takes its state as an argument and knows neither lengths nor directions")
+            cell, weights = call.layer.cell, unflatten_dict(params, sep=".")["cell"]
+            steps = [x[..., t, :] for t in range(x.shape[-2])]
+            path = f"jax.jit(flax.linen.{build(case)[1]})(carry, x_t) from Python"
+
+            def function() -> Any:
+                state, states = carry, []
+                for x_t in steps:
+                    state, h = one_step(cell, weights, state, x_t)
+                    states.append(h)
+                return states
+
+            def outputs(answer: Any) -> Any:
+                return np.stack([plain(h) for h in answer], axis=-2)
+        else:
+            function = partial(call.function, call.layer, *inputs, *jax.device_put(call.rest))
+
+            def outputs(answer: Any) -> Any:
+                return plain((answer if case.cotangents is None else answer[0])[1])
+
+    def made() -> Any:
+        return jax.block_until_ready(function())
+
+    timed = jax.enable_x64(new_val=True)(made) if case.dtype == "float64" else made
+    return Prepared(call=timed, path=path, outputs=outputs(timed()))
+
+
+def compile_costs(case: WorkerCase) -> CompileCosts:
+    """Trace, lower and compile the layer's program from nothing; the trace ends with StableHLO."""
+    with jax.enable_x64(case.dtype == "float64"):
+        call = call_of(case)
+        costs = measured(partial(call.function.__wrapped__, call.layer), *call.inputs, *call.rest)
+    return CompileCosts(
+        path=call.path,
+        trace_seconds=costs.trace_seconds,
+        compile_seconds=costs.compile_seconds,
+        program_characters=len(costs.text),
+        program_operations=costs.operations,
     )

@@ -1,11 +1,13 @@
-"""Flax NNX: a cell closed over by ``jax.lax.scan``, and ``flax.nnx.RNN``, under ``jax.jit``, on JAX's default device.
+"""Flax NNX: a cell unrolled, in ``jax.lax.scan`` and in ``flax.nnx.scan``, and ``flax.nnx.RNN``, under ``jax.jit``.
 
-A graph definition is built once per size and the weights are arguments, so that every shape is compiled once.
+Runs on JAX's default device; how is in ``forms.py``. Which path ran is read from the traced program, in ``program.py``.
 """
 
 from __future__ import annotations
 
-from functools import cache, partial
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import flax
@@ -13,13 +15,27 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
-from flax import nnx
-from flax.traverse_util import unflatten_dict
 
-from conformance.worker.api import Result, WorkerCase, assemble, attest, block, distribute, prefix_of
+from conformance.worker.api import (
+    CompileCosts,
+    Level,
+    Prepared,
+    Result,
+    WorkerCase,
+    assemble,
+    attest,
+    block,
+    distribute,
+    prefix_of,
+)
+
+from .costs import measured
+from .forms import ACTIVATIONS, Form, backward, definition, forward, one_step
+from .program import Program, read
 
 CLASSES = {"gru": "GRUCell", "lstm": "OptimizedLSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
-ACTIVATIONS = {"elman": nnx.tanh, "elman_relu": nnx.relu}
+# A variant of this ending runs the LSTM cell that has one dense layer per gate and side.
+LSTM_CELL = "-LSTMCell"
 # Gates in columns: kernels are (in, gates out), the transpose of the stacked canonical matrices.
 ELMAN = {"dense_i.kernel": ["W_x"], "dense_h.kernel": ["W_h"], "dense_i.bias": ["b_x + b_h"]}
 RECIPES = {
@@ -38,6 +54,20 @@ RECIPES = {
     "elman": ELMAN,
     "elman_relu": ELMAN,
 }
+LSTM_CELL_RECIPE = {
+    "ii.kernel": ["W_xi"],
+    "if_.kernel": ["W_xf"],
+    "ig.kernel": ["W_xg"],
+    "io.kernel": ["W_xo"],
+    "hi.kernel": ["W_hi"],
+    "hf.kernel": ["W_hf"],
+    "hg.kernel": ["W_hg"],
+    "ho.kernel": ["W_ho"],
+    "hi.bias": ["b_xi + b_hi"],
+    "hf.bias": ["b_xf + b_hf"],
+    "hg.bias": ["b_xg + b_hg"],
+    "ho.bias": ["b_xo + b_ho"],
+}
 
 
 def facts() -> dict[str, str]:
@@ -52,70 +82,28 @@ def facts() -> dict[str, str]:
     }
 
 
-@cache
-def definition(cell: str, features: int, hidden: int, dtype: str) -> tuple[nnx.GraphDef, str]:
-    """The cell without its weights, and its name, read from the cell.
-
-    Built from zeros: the default initialisers cost a compilation per size, and the orthogonal one needs a QR
-    factorisation, which JAX does not have in float16. GRUCell and OptimizedLSTMCell compute in the dtype of their
-    arrays anyway; SimpleCell in float32 unless told otherwise.
-    """
-    zeros = nnx.initializers.zeros_init()
-    options = {"activation_fn": ACTIVATIONS[cell], "dtype": dtype} if cell in ACTIVATIONS else {}
-    module = getattr(nnx, CLASSES[cell])(
-        features,
-        hidden,
-        kernel_init=zeros,
-        recurrent_kernel_init=zeros,
-        param_dtype=dtype,
-        rngs=nnx.Rngs(0),
-        **options,
-    )
-    name = type(module).__name__ + (f"[{module.activation_fn.__name__}]" if cell in ACTIVATIONS else "")
-    return nnx.split(module)[0], name
-
-
-def lax_scan(cell: nnx.Module, x: jax.Array, carry: Any) -> tuple[tuple[Any, jax.Array], Any]:
-    """The final carry and all states, and all memories of an LSTM, whose carry is (c, h)."""
-
-    def step(carry: Any, x_t: jax.Array) -> tuple[Any, Any]:
-        carry, h = cell(carry, x_t)
-        return carry, (h, carry[0] if isinstance(carry, tuple) else None)
-
-    final, stacked = jax.lax.scan(step, carry, jnp.moveaxis(x, -2, 0))
-    outputs, cells = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -2), stacked)
-    return (final, outputs), cells
-
-
-def rnn(cells: list[nnx.Module], x: jax.Array, carry: Any, lengths: Any, *, reverse: bool) -> tuple[Any, jax.Array]:
-    """The final carry and all states; a carry or lengths of None are left to the layer."""
-    if len(cells) == 2:
-        layer = nnx.Bidirectional(*(nnx.RNN(cell, return_carry=True) for cell in cells), return_carry=True)
-    else:
-        layer = nnx.RNN(cells[0], return_carry=True, reverse=reverse, keep_order=reverse)
-    return layer(x, initial_carry=carry, seq_lengths=lengths)
-
-
-@partial(jax.jit, static_argnames=("variant", "graph", "reverse"))
-def forward(variant: str, graph: Any, weights: Any, x: Any, carry: Any, lengths: Any, *, reverse: bool) -> Any:
-    """((the final carry, all states), all memories where the variant gives them)."""
-    cells = [nnx.merge(graph, unflatten_dict(each, sep=".")) for each in weights]
-    if variant == "lax-scan":
-        return lax_scan(*cells, x, carry)
-    return rnn(cells, x, carry, lengths, reverse=reverse), None
-
-
-@partial(jax.jit, static_argnames=("variant", "graph", "reverse"))
-def backward(
-    variant: str, graph: Any, weights: Any, x: Any, carry: Any, lengths: Any, cotangents: Any, *, reverse: bool
-) -> Any:
-    """What `forward` gives, and the gradients of (weights, x, carry)."""
-
-    def function(*inputs: Any) -> Any:
-        return forward(variant, graph, *inputs, lengths, reverse=reverse)
-
-    answer, pull, cells = jax.vjp(function, weights, x, carry, has_aux=True)
-    return (answer, cells), pull(cotangents)
+def path_of(program: Program, case: WorkerCase, recipe: Any) -> str:
+    """The path that a traced program takes; a program that is none of the variants' is described instead."""
+    kernels = sum(target.endswith(".kernel") for target in recipe)
+    names = {*program.products, *(name for loop in program.loops for name in loop.products)}
+    in_loops = {(loop.steps, Fraction(len(loop.products), kernels)) for loop in program.loops}
+    once = in_loops == {(case.x.shape[-2], 1)} and len(program.loops) == case.directions and not program.products
+    makers = {loop.maker for loop in program.loops} if once else set()
+    path = str(program)
+    if len(names) != 1:
+        return path
+    if not program.loops and len(program.products) == kernels * case.x.shape[-2]:
+        path = "flax.nnx.{layer}(carry, x_t) for every step"
+    elif makers == {"jax.lax.scan"}:
+        path = "jax.lax.scan(flax.nnx.{layer}, carry, x)"
+    elif makers == {"flax.nnx.scan"}:
+        path = "flax.nnx.scan(flax.nnx.{layer}, carry, x)"
+    elif makers == {"flax.nnx.RNN"} and case.h0 is None:
+        path = "flax.nnx.RNN({layer})(x)"
+    elif makers == {"flax.nnx.RNN"}:
+        path = "flax.nnx.RNN({layer})(x, initial_carry)"
+    (name,) = names
+    return path.replace("{layer}", name + (f"[{ACTIVATIONS[case.cell].__name__}]" if case.cell in ACTIVATIONS else ""))
 
 
 def pack(h: Any, c: Any, directions: int) -> Any:
@@ -141,53 +129,77 @@ def plain(array: Any) -> Any:
     return np.asarray(array).astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
-def named(case: WorkerCase, weights: Any, x: Any, carry: Any, *, folded: bool) -> dict[str, Any]:
+def named(case: WorkerCase, recipe: Any, weights: Any, x: Any, carry: Any, *, folded: bool) -> dict[str, Any]:
     """Arrays laid out like the inputs, by canonical name; `folded` with those that were added to another."""
     arrays = {"x": plain(x)}
     if carry is not None:
         h, c = unpack(carry, case.cell, case.directions)
         arrays |= {name: plain(state) for name, state in (("h0", h), ("c0", c)) if state is not None}
     for direction, each in enumerate(weights):
-        for target, recipe in RECIPES[case.cell].items():
-            parts = distribute(recipe, plain(each[target]).T)
-            kept = set(parts) if folded else {terms for terms in recipe if "+" not in terms}
+        for target, terms in recipe.items():
+            parts = distribute(terms, plain(each[target]).T)
+            kept = set(parts) if folded else {term for term in terms if "+" not in term}
             arrays |= {prefix_of(0, direction) + name: part for name, part in parts.items() if name in kept}
     return arrays
 
 
-def run(case: WorkerCase) -> Result:
-    """Run the compiled variant and name its outputs; ValueError for weights that the cell cannot hold."""
+@dataclass(frozen=True)
+class Call:
+    """A case as Flax wants it: the jitted function, its form, and its arguments."""
+
+    recipe: Any
+    function: Any
+    form: Form
+    inputs: Any
+    rest: Any
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """All of them, in order."""
+        return (self.form, *self.inputs, *self.rest)
+
+    def path(self, case: WorkerCase) -> str:
+        """The path of the program that the function runs for these arguments: JAX traces it once for both."""
+        program = read(self.function.trace(*self.arguments).jaxpr.jaxpr)
+        return attest(path_of(program, case, self.recipe), case.features)
+
+
+def call_of(case: WorkerCase) -> Call:
+    """The call that a case asks for; ValueError for weights that the cell cannot hold."""
     if any(value.any() for name, value in case.parameters.items() if name.endswith("b_hn")):
         raise ValueError("flax.nnx.GRUCell has no place for b_hn, and it is not zero")
     dtype = jnp.dtype(case.dtype)
+    per_gate = case.variant.endswith(LSTM_CELL)
+    recipe = LSTM_CELL_RECIPE if per_gate else RECIPES[case.cell]
+    layer = "LSTMCell" if per_gate else CLASSES[case.cell]
     weights = []
     for direction in range(case.directions):
         p = block(case.parameters, 0, direction)
-        weights.append({target: assemble(recipe, p).T for target, recipe in RECIPES[case.cell].items()})
+        weights.append({target: assemble(terms, p).T for target, terms in recipe.items()})
     carry = None if case.h0 is None else pack(case.h0, case.c0, case.directions)
     inputs = jax.tree.map(lambda array: array.astype(dtype), (weights, case.x, carry))
-    if case.variant == "lax-scan":
-        path = "jax.lax.scan(flax.nnx.{layer}, carry, x)"
-    elif case.h0 is None:
-        path = "flax.nnx.RNN({layer})(x)"
-    else:
-        path = "flax.nnx.RNN({layer})(x, initial_carry)"
-    gradients = {}
+    if case.inputs_back:
+        inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
+    graph = definition(layer, case.cell, case.x.shape[-1], case.hidden, case.dtype)
+    form = Form(case.variant.removesuffix(LSTM_CELL), graph, case.reverse)
+    if case.cotangents is None:
+        return Call(recipe, forward, form, inputs, (case.lengths,))
+    wanted = {key: array.astype(dtype) for key, array in case.cotangents.items()}
+    final = pack(wanted["final_state"], wanted.get("final_cell"), case.directions)
+    return Call(recipe, backward, form, inputs, (case.lengths, (final, wanted["outputs"])))
+
+
+def run(case: WorkerCase) -> Result:
+    """Run the compiled variant and name its outputs; ValueError for weights that the cell cannot hold."""
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
     with jax.enable_x64(case.dtype == "float64"):
-        graph, name = definition(case.cell, case.x.shape[-1], case.hidden, case.dtype)
-        if case.inputs_back:
-            inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
-        if case.cotangents is None:
-            answer, cells = forward(case.variant, graph, *inputs, case.lengths, reverse=case.reverse)
-        else:
-            wanted = {key: array.astype(dtype) for key, array in case.cotangents.items()}
-            final = pack(wanted["final_state"], wanted.get("final_cell"), case.directions)
-            (answer, cells), pulled = backward(
-                case.variant, graph, *inputs, case.lengths, (final, wanted["outputs"]), reverse=case.reverse
-            )
-            gradients = named(case, *pulled, folded=True)
-    final, outputs = answer
+        call = call_of(case)
+        answer = call.function(*call.arguments)
+        path = call.path(case)
+    pulled: Any = None
+    if case.cotangents is not None:
+        answer, pulled = answer
+    (final, outputs), cells = answer
     final_state, final_cell = unpack(final, case.cell, case.directions)
     return Result(
         outputs=plain(outputs),
@@ -195,7 +207,61 @@ def run(case: WorkerCase) -> Result:
         cells=plain(cells),
         final_cell=plain(final_cell),
         dtype=outputs.dtype.name,
-        path=attest(path.format(layer=name), case.features),
-        gradients=gradients,
-        inputs_after=named(case, *inputs, folded=False) if case.inputs_back else {},
+        path=path,
+        gradients={} if pulled is None else named(case, call.recipe, *pulled, folded=True),
+        inputs_after=named(case, call.recipe, *call.inputs, folded=False) if case.inputs_back else {},
+    )
+
+
+# Benchmarks
+
+
+def prepare(case: WorkerCase, level: Level) -> Prepared:
+    """The jitted layer, or its cell T times from Python, on arrays that are on the device already."""
+    with jax.enable_x64(case.dtype == "float64"):
+        call = call_of(case)
+        weights, x, carry = inputs = jax.device_put(call.inputs)
+        path = call.path(case)
+        if level == "cell":
+            if case.h0 is None or case.features:
+                raise ValueError("a cell takes its state as an argument and knows neither lengths nor directions")
+            graph = call.form.graphs
+            steps = [x[..., t, :] for t in range(x.shape[-2])]
+            traced = read(one_step.trace(graph, *weights, carry, steps[0]).jaxpr.jaxpr)
+            path = f"jax.jit(flax.nnx.{' '.join(sorted(set(traced.products)))})(carry, x_t) from Python"
+
+            def function() -> Any:
+                state, states = carry, []
+                for x_t in steps:
+                    state, h = one_step(graph, *weights, state, x_t)
+                    states.append(h)
+                return states
+
+            def outputs(answer: Any) -> Any:
+                return np.stack([plain(h) for h in answer], axis=-2)
+        else:
+            function = partial(call.function, call.form, *inputs, *jax.device_put(call.rest))
+
+            def outputs(answer: Any) -> Any:
+                return plain((answer if case.cotangents is None else answer[0])[0][1])
+
+    def made() -> Any:
+        return jax.block_until_ready(function())
+
+    timed = jax.enable_x64(new_val=True)(made) if case.dtype == "float64" else made
+    return Prepared(call=timed, path=path, outputs=outputs(timed()))
+
+
+def compile_costs(case: WorkerCase) -> CompileCosts:
+    """Trace, lower and compile the variant's program from nothing; the trace ends with StableHLO."""
+    with jax.enable_x64(case.dtype == "float64"):
+        call = call_of(case)
+        costs = measured(partial(call.function.__wrapped__, call.form), *call.inputs, *call.rest)
+        path = path_of(read(costs.jaxpr), case, call.recipe)
+    return CompileCosts(
+        path=attest(path, case.features),
+        trace_seconds=costs.trace_seconds,
+        compile_seconds=costs.compile_seconds,
+        program_characters=len(costs.text),
+        program_operations=costs.operations,
     )
