@@ -115,7 +115,7 @@ def _prepared(contestant: Contestant, case: Case, level: Level) -> BenchSide:
     if isinstance(answer, Broken):
         return replace_struct(side, verdict=answer)
     side = replace_struct(side, path=answer.path, prepare_seconds=answer.seconds)
-    wanted = variant.attestable(case.cell, case.initial, case.features)
+    wanted = variant.attestable(case.cell, case.initial, case.features, level=level)
     if answer.path not in wanted:
         why = f"another path ran: {answer.path!r}, wanted {' or '.join(map(repr, wanted))}"
         return replace_struct(side, verdict=Inconclusive(why=why))

@@ -40,7 +40,7 @@ class Comparison:
 
 
 _LAYERS: Final = ("mlx:legacy", "mlx:fast", "mlx:compiled", "torch:layer", "flax-linen:rnn")
-_STEPS: Final = ("mlx:legacy", "mlx:fast-cell", "mlx:compiled", "torch:cell", "flax-linen:rnn")
+_STEPS: Final = ("mlx:legacy", "mlx:fast", "mlx:compiled", "torch:cell", "flax-linen:rnn")
 _S2_LAYER: Final = Shape(batch=32, time=40, features=200, hidden=200)
 _S2_CELL: Final = Shape(batch=64, time=20, features=200, hidden=200)
 

@@ -36,7 +36,8 @@ class Conclusion:
 
 # The parts of an attested path that spell how it was called, and not what ran: plain argument names, and features.
 _SPELLING: Final = re.compile(
-    r"\((?:[a-z_][a-z0-9_]*(?:=[^,()]*)?(?:, ?)?)*\)|, first called with(?:out)? \w+|(?: \+[a-z_]+)+$", re.ASCII
+    r"\((?:[a-z_][a-z0-9_]*(?:=[^,()]*)?(?:, ?)?)*\)|, (?:first called with(?:out)? \w+|no switch in this release)|(?: \+[a-z_]+)+$",
+    re.ASCII,
 )
 
 
