@@ -72,7 +72,7 @@ class _Lane:
     calls: int = 1
     warm: int = 1
     seconds: list[float] = field(default_factory=list)
-    cores: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     broken: Broken | None = None
 
 
@@ -202,7 +202,7 @@ def _turn(lane: _Lane) -> None:
         lane.broken = batch
         return
     lane.seconds.append(median(batch.seconds))
-    lane.cores.append(batch.cores)
+    lane.cpu.append(batch.cpu / lane.calls)
 
 
 def _timed(side: BenchSide, lane: _Lane | None) -> BenchSide:
@@ -210,8 +210,7 @@ def _timed(side: BenchSide, lane: _Lane | None) -> BenchSide:
         return side
     if lane.broken is not None:
         return replace_struct(side, verdict=lane.broken)
-    cores = median(lane.cores) if lane.cores else None
-    return replace_struct(side, calls=lane.calls, seconds=tuple(lane.seconds), cores=cores)
+    return replace_struct(side, calls=lane.calls, seconds=tuple(lane.seconds), cpu=tuple(lane.cpu))
 
 
 def machine(load: Mapping[str, str] | None = None) -> dict[str, str]:

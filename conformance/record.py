@@ -173,7 +173,7 @@ class BenchSide(Struct, frozen=True, kw_only=True):
     left_out: why it was not run, "" where it was; verdict: on what it computes, None where it was not run.
     zeroed: parameters held at zero because it has no place for them. rows: how many batch rows were judged.
     calls: in a batch; seconds: per round, the median call of its batch, in the order of the rounds, which all sides
-        share. cores: CPU seconds per second, the median over the rounds.
+        share. cpu: per round, the CPU seconds of a call, of all its threads, which do not count waiting for others.
     costs: what its program costs before it runs, where that was asked.
     """
 
@@ -189,7 +189,7 @@ class BenchSide(Struct, frozen=True, kw_only=True):
     prepare_seconds: float | None = None
     calls: int = 0
     seconds: tuple[float, ...] = ()
-    cores: float | None = None
+    cpu: tuple[float, ...] = ()
     costs: Costs | None = None
 
 

@@ -32,10 +32,10 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Calls in a row: the seconds of each, and how many cores they kept busy on average."""
+    """Calls in a row: the seconds of each, and the CPU seconds of all of them together."""
 
     seconds: tuple[float, ...]
-    cores: float
+    cpu: float
 
 
 class Timer(Protocol):
@@ -91,7 +91,7 @@ class Stopwatch:
         times = tuple(value for value in seconds if value is not None and value > 0)
         if len(times) != calls:
             return _contract("a call took no time at all, or the clock ran backwards")
-        return Batch(seconds=times, cores=cpu / sum(times))
+        return Batch(seconds=times, cpu=cpu)
 
     def costs(self, case: Case) -> tuple[str, Costs] | Broken:
         """The path that was compiled, and what it cost."""

@@ -15,6 +15,7 @@ from conformance.report.speed import (
     baseline_of,
     conclusion,
     control_of,
+    cores_of,
     crowded,
     ratio_text,
     remark,
@@ -46,6 +47,7 @@ class SideRow:
     quartiles: str
     rounds: str
     cores: str
+    cpu: str
     prepared: str
     share: str
     path: str
@@ -204,7 +206,7 @@ def _short(told: Conclusion) -> tuple[Kind, str]:
 
 def _row(line: Measured, side: BenchSide) -> SideRow:
     told, found = conclusion(line, side), spread_of(side)
-    costs = side.costs
+    costs, cores = side.costs, cores_of(side)
     return SideRow(
         name=label(side.candidate) + (", once more" if side.control else ""),
         version=label(side.version),
@@ -214,7 +216,8 @@ def _row(line: Measured, side: BenchSide) -> SideRow:
         median="" if found is None else time_text(found.median),
         quartiles="" if found is None else f"{time_text(found.low)} to {time_text(found.high)}",
         rounds="" if found is None else f"{found.count:,} \N{MULTIPLICATION SIGN} {side.calls:,}",
-        cores="" if found is None or side.cores is None else number(side.cores, 2),
+        cores="" if cores is None else number(cores, 2),
+        cpu=ratio_text(told.cpu),
         prepared=time_text(side.prepare_seconds),
         share=share_text(side),
         path=label(side.path),

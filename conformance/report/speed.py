@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, assert_never
 
 from conformance.ratio import Ratio, Spread, paired_ratio, spread
@@ -27,16 +27,23 @@ ONE_CORE: Final = 0.85
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
-    """What is told of a side. ratio: baseline seconds / its seconds, only where it may be told."""
+    """What is told of a side.
+
+    ratio: baseline seconds / its seconds, only where it may be told. cpu: the same of CPU seconds, which wait for
+    nobody and count all threads: beside the answer, not part of it.
+    """
 
     kind: Kind
     text: str
     ratio: Ratio | None = None
+    cpu: Ratio | None = None
 
 
 # The parts of an attested path that spell how it was called, and not what ran: plain argument names, and features.
 _SPELLING: Final = re.compile(
-    r"\((?:[a-z_][a-z0-9_]*(?:=[^,()]*)?(?:, ?)?)*\)|, (?:first called with(?:out)? \w+|no switch in this release)|(?: \+[a-z_]+)+$",
+    r"\((?:[a-z_][a-z0-9_]*(?:=[^,()]*)?(?:, ?)?)*\)"
+    r"|, (?:first called with(?:out)? \w+|no switch in this release)"
+    r"|(?: \+[a-z_]+)+$",
     re.ASCII,
 )
 
@@ -113,7 +120,7 @@ def conclusion(line: Measured, side: BenchSide) -> Conclusion:
     if baseline is None or refusal(baseline):
         return Conclusion(kind="refused", text="no ratio: there is no baseline that may be compared with")
     if side.control:
-        return _control(line)
+        return replace(_control(line), cpu=paired_ratio(baseline.cpu, side.cpu))
     if same_path(baseline, side):
         return Conclusion(
             kind="same path", text="no speed-up reported: the same path ran on both sides, whatever the clock says"
@@ -121,7 +128,8 @@ def conclusion(line: Measured, side: BenchSide) -> Conclusion:
     ratio = paired_ratio(baseline.seconds, side.seconds)
     if ratio is None:
         return Conclusion(kind="refused", text=f"no ratio: {count(len(side.seconds), 'round')} do not give an interval")
-    return _told(ratio, control_of(line), controlled=any(other.control for other in line.sides))
+    told = _told(ratio, control_of(line), controlled=any(other.control for other in line.sides))
+    return replace(told, cpu=None if told.ratio is None else paired_ratio(baseline.cpu, side.cpu))
 
 
 def _control(line: Measured) -> Conclusion:
@@ -183,10 +191,16 @@ def spread_text(found: Spread | None) -> str:
 
 def crowded(line: Measured) -> str:
     """What to say of a machine that was too busy to give every side one core, "" where it was not."""
-    had = [side.cores for side in line.sides if side.seconds and side.cores is not None]
+    had = [cores for side in line.sides if (cores := cores_of(side)) is not None]
     if not had or min(had) >= ONE_CORE:
         return ""
     return f"the machine was busy: a side had {number(min(had), 2)} of a core"
+
+
+def cores_of(side: BenchSide) -> float | None:
+    """How many cores a side's calls kept busy; None where it was not timed."""
+    wall, busy = spread_of(side), spread(side.cpu)
+    return None if wall is None or busy is None else busy.median / wall.median
 
 
 def share_text(side: BenchSide) -> str:

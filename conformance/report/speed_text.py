@@ -79,7 +79,7 @@ def _comparison(line: BenchLine, console: Console, writer: Writer) -> None:
         writer.line(label(line.left_out) + (f" ({published})" if published else ""), "dim", indent=2)
         writer.line("")
         return
-    table = _table(("side", "median call [quartiles]", "times faster [95 %]", "it says"))
+    table = _table(("side", "call [quartiles]", "times faster [95 %]", "less CPU", "it says"))
     for side in line.sides:
         told, more = conclusion(line, side), remark(side, line.shape[0])
         says = "same code, another process" if told.kind == "control" and told.ratio is not None else told.text
@@ -87,6 +87,7 @@ def _comparison(line: BenchLine, console: Console, writer: Writer) -> None:
             writer.text(label(side.candidate) + (" again" if side.control else "")),
             writer.text(spread_text(spread_of(side))),
             writer.text(ratio_text(told.ratio), _STYLES[told.kind]),
+            writer.text(ratio_text(told.cpu).partition(" ")[0], "dim"),
             writer.text(f"{says}; {more}" if more else says, _STYLES[told.kind]),
         )
     console.print(table)
