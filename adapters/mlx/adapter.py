@@ -1,19 +1,27 @@
 """MLX: ``mlx.nn.GRU``, ``LSTM`` and ``RNN`` on the default device, evaluated on the main thread.
 
-Both variants are this one call; which of them runs is decided by the spelling of the initial state, and
-attested by the branch that makes the call.
+``none`` and ``zeros`` are one call: which of them runs is decided by the spelling of the initial state. ``legacy`` and
+``fast`` are that call in processes with ``MLX_RNN_IMPL`` set, ``compiled`` is it under ``mx.compile``, and ``fast-cell``
+is a loop of this adapter over fused cells. Released MLX has no fused cells: there ``fast`` is that loop, too, over
+kernels that this adapter brings along. Every path is attested by what ran, see `layers` and `loops`.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import shutil
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
-from conformance.worker.api import Result, WorkerCase, assemble, attest, distribute
+from conformance.worker.api import Level, Prepared, Result, WorkerCase, assemble, attest, distribute
+
+from .fused import NAMES, WATCHES, switch
+from .graph import COMPILER, evaluate
+from .layers import Compiled, Fast, Layer, Legacy
+from .loops import native, portable
+from .timing import timed
+from .way import Arrays, Way
 
 # Gates in rows, matrices (out, in). One bias serves both sides, except in the candidate of the GRU.
 ELMAN = {"Wxh": ["W_x"], "Whh": ["W_h"], "bias": ["b_x + b_h"]}
@@ -35,81 +43,82 @@ RECIPES = {
 
 
 def facts() -> dict[str, str]:
-    """Version and device as MLX reports them, and the variable that governs its reduced-precision products."""
+    """Versions, device and switches as MLX reports them, and what decides which of its code runs."""
+    found = [name for cell, name in NAMES.items() if WATCHES[cell].native is not None]
     return {
         "mlx": mx.__version__,
         "device": str(mx.default_device()),
         "blas": "not reported by MLX",
         "MLX_ENABLE_TF32": os.environ.get("MLX_ENABLE_TF32", "not set"),
+        "MLX_RNN_IMPL": os.environ.get("MLX_RNN_IMPL", "not set"),
+        "nn.get_rnn_implementation()": switch() or "no such switch in this release",
+        "fused cells in mx.fast": ", ".join(found) or "none in this release",
+        "C++ compiler": shutil.which(COMPILER) or f"no {COMPILER} on PATH",
     }
 
 
+def way_of(case: WorkerCase, weights: Arrays) -> Way:
+    """The variant's way to compute, with these weights."""
+    match case.variant:
+        case "legacy":
+            return Legacy(case, weights)
+        case "compiled":
+            return Compiled(case, weights)
+        case "fast" if switch() is not None or WATCHES[case.cell].native is not None:
+            return Fast(case, weights)
+        case "fast":
+            return portable(case, weights)
+        case "fast-cell":
+            return native(case, weights) or portable(case, weights)
+        case _:
+            return Layer(case, weights)
+
+
 def run(case: WorkerCase) -> Result:
-    """Load the weights into a layer, run it, and name its outputs."""
-    dtype = getattr(mx, case.dtype)
-
-    def tensor(values: np.ndarray) -> mx.array:
-        # With the dtype spelled out: mx.array() of a float64 array is a float32 one otherwise.
-        return mx.array(values, dtype=dtype)
-
-    module, layer = build(case)
-    weights = {key: tensor(assemble(recipe, case.parameters)) for key, recipe in RECIPES[case.cell].items()}
-    module.load_weights(list(weights.items()), strict=True)
-    x = mx.swapaxes(tensor(case.x.swapaxes(0, 1)), 0, 1) if case.strided else tensor(case.x)
-    states = {"h0": case.h0, "c0": case.c0}
-    inputs = {"x": x} | {key: tensor(value) for key, value in states.items() if value is not None}
-    gradients: dict[str, mx.array] = {}
+    """Load the weights, run the variant's way, and name its outputs."""
+    inputs, weights = tensors(case)
+    way = way_of(case, weights)
+    gradients: Arrays = {}
     if case.cotangents is None:
-        observed, path = call(module, inputs)
+        observed = way.forward({**inputs, **weights})
     else:
-        cotangents = {key: tensor(value) for key, value in case.cotangents.items()}
-
-        def total(leaves: dict[str, mx.array]) -> tuple[mx.array, dict[str, mx.array], str]:
-            module.update({key: leaves[key] for key in weights})
-            observed, path = call(module, leaves)
-            return sum((value * observed[key]).sum() for key, value in cotangents.items()), observed, path
-
-        (_, observed, path), gradients = mx.value_and_grad(total)({**inputs, **weights})
-    mx.eval(observed, gradients)
+        cotangents = {key: tensor(value, case) for key, value in case.cotangents.items()}
+        observed, gradients = way.gradients({**inputs, **weights}, cotangents)
+    path = way.path(inputs, observed, gradients).format(layer=way.name)
+    evaluate(observed, gradients)
     after = {}
     if case.inputs_back:
         unfolded = {term for recipe in RECIPES[case.cell].values() for term in recipe if "+" not in term}
-        held = canonical({**inputs, **module.parameters()}, case)
+        held = canonical({**inputs, **way.weights()}, case)
         after = {key: value for key, value in held.items() if key in unfolded or key in inputs}
     return Result(
         dtype=str(observed["outputs"].dtype).rpartition(".")[2],
-        path=attest(path.format(layer=layer), case.features),
+        path=attest(path, case.features),
         **{key: array(value) for key, value in observed.items()},
         gradients=canonical(gradients, case),
         inputs_after=after,
     )
 
 
-def build(case: WorkerCase) -> tuple[Any, str]:
-    """The module, and its name as the module itself tells it."""
-    kind = {"gru": nn.GRU, "lstm": nn.LSTM, "elman": nn.RNN, "elman_relu": nn.RNN}[case.cell]
-    options = {"elman": {"nonlinearity": mx.tanh}, "elman_relu": {"nonlinearity": nn.relu}}.get(case.cell, {})
-    module = kind(case.x.shape[-1], case.hidden, **options)
-    layer = f"mlx.nn.{type(module).__name__}"
-    return module, f"{layer}[{module.nonlinearity.__name__}]" if options else layer
+def prepare(case: WorkerCase, level: Level) -> Prepared:
+    """The variant's call, ready to be timed; see `timing`."""
+    inputs, weights = tensors(case)
+    way = way_of(case, weights)
+    call, path = timed(way, inputs, weights, level)
+    return Prepared(call=call, path=attest(path.format(layer=way.name), case.features), outputs=array(call()))
 
 
-def call(module: Any, inputs: dict[str, mx.array]) -> tuple[dict[str, mx.array], str]:
-    """Every state by name, and the path. The layers return all states; the last ones are the final ones."""
-    if "h0" not in inputs:
-        path = "{layer}(x)"
-        states = module(inputs["x"])
-    else:
-        # x and h0 have the same leading sizes, as they must: MLX broadcasts a state of another rank silently.
-        path = "{layer}(x, hidden)"
-        memory = {"cell": inputs["c0"]} if "c0" in inputs else {}
-        states = module(inputs["x"], hidden=inputs["h0"], **memory)
-    if isinstance(module, nn.LSTM):
-        outputs, cells = states
-        observed = {"outputs": outputs, "cells": cells, "final_cell": cells[..., -1, :]}
-    else:
-        observed = {"outputs": states}
-    return {**observed, "final_state": observed["outputs"][..., -1, :]}, path
+def tensors(case: WorkerCase) -> tuple[Arrays, Arrays]:
+    """Inputs and weights by name, as MLX's own arrays."""
+    weights = {key: tensor(assemble(recipe, case.parameters), case) for key, recipe in RECIPES[case.cell].items()}
+    x = mx.swapaxes(tensor(case.x.swapaxes(0, 1), case), 0, 1) if case.strided else tensor(case.x, case)
+    states = {"h0": case.h0, "c0": case.c0}
+    return {"x": x} | {key: tensor(value, case) for key, value in states.items() if value is not None}, weights
+
+
+def tensor(values: np.ndarray, case: WorkerCase) -> mx.array:
+    """An array of MLX in the case's dtype, spelled out: mx.array() of a float64 array is a float32 one otherwise."""
+    return mx.array(values, dtype=getattr(mx, case.dtype))
 
 
 def array(values: mx.array) -> np.ndarray:
@@ -117,7 +126,7 @@ def array(values: mx.array) -> np.ndarray:
     return np.array(values.astype(mx.float32))
 
 
-def canonical(arrays: dict[str, mx.array], case: WorkerCase) -> dict[str, np.ndarray]:
+def canonical(arrays: Arrays, case: WorkerCase) -> dict[str, np.ndarray]:
     """Inputs and parameters, or their gradients, in canonical form."""
     named = {key: array(value) for key, value in arrays.items()}
     for key, recipe in RECIPES[case.cell].items():
