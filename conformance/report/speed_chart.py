@@ -20,6 +20,7 @@ ROW: Final = 30
 NAMES: Final = 150
 """The width of the column of names beside intervals."""
 _LARGEST: Final = 1e9
+_LEAST, _MOST = 1e-300, 1e300
 _NICE: Final = (1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000, 1e4, 1e6)
 
 
@@ -110,7 +111,10 @@ class Growth:
 
 def growth(title: str, unit: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> Growth | None:
     """The picture of some series of (steps, number); what is not positive and finite has no place in it."""
-    kept = {name: [(t, v) for t, v in points if t > 0 and 0 < v < math.inf] for name, points in series.items()}
+    kept = {
+        name: [(t, min(max(v, _LEAST), _MOST)) for t, v in points if t > 0 and 0 < v < math.inf]
+        for name, points in series.items()
+    }
     every = [point for points in kept.values() for point in points]
     if not every:
         return None
@@ -146,4 +150,4 @@ def _axis(
         return round(begin + (end - begin) * (math.log10(value) - low) / (high - low), 1)
 
     every = max(1, math.ceil((high - low) / 6))
-    return place, [10.0**power for power in range(math.ceil(low), min(math.floor(high), 308) + 1, every)]
+    return place, [10.0**power for power in range(math.ceil(low), math.floor(high) + 1, every)]

@@ -109,7 +109,7 @@ def _groups(scans: Sequence[ScanLine]) -> dict[str, list[ScanLine]]:
 
 def _scan(title: str, own: Sequence[ScanLine], console: Console, writer: Writer) -> None:
     writer.line(f"Scanning a cell: {title}", "bold")
-    table = _table(("T", "side", "trace", "compile", "characters", "a call", "times faster", "it says"))
+    table = _table(("T", "side", "trace", "compile", "characters", "a call", "faster", "it says"))
     for line in own:
         for place, side in enumerate(line.sides):
             told, found, costs = conclusion(line, side), spread_of(side), side.costs
@@ -120,7 +120,7 @@ def _scan(title: str, own: Sequence[ScanLine], console: Console, writer: Writer)
                 writer.text("" if costs is None else time_text(costs.compile_seconds)),
                 writer.text("" if costs is None else f"{costs.characters:,}"),
                 writer.text("" if found is None else time_text(found.median)),
-                writer.text(ratio_text(told.ratio), _STYLES[told.kind]),
+                writer.text(ratio_text(told.ratio).partition(" ")[0], _STYLES[told.kind]),
                 writer.text(told.text, _STYLES[told.kind]),
             )
     console.print(table)
