@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -207,19 +207,55 @@ def test_features_are_attested_in_a_fixed_order() -> None:
     assert attest("f(x)", asked.features) == "f(x) " + " ".join(f"+{name}" for name in names)
 
 
+def assigned_paths(source: str) -> tuple[set[str], set[str]]:
+    """What a file assigns to `path`: whole paths, ``path = "f(x)"``, and ends, ``path = f"{path}, compiled"``."""
+    whole, ends = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["path"]):
+            continue
+        match node.value:
+            case ast.Constant(value=str() as text):
+                whole.add(text)
+            case ast.JoinedStr(values=[ast.FormattedValue(value=ast.Name(id="path")), ast.Constant(value=text)]):
+                ends.add(text)
+    return whole, ends
+
+
+def path_problems(sources: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """Paths of a manifest that no code attests, and what the code attests that no manifest has."""
+    found = [assigned_paths(source) for source in sources]
+    whole, ends = set().union(*(each[0] for each in found)), set().union(*(each[1] for each in found))
+    made = {begin + end: (begin, end) for begin in whole for end in {"", *ends}}
+    declared = set(paths)
+    used = {part for path in declared & made.keys() for part in made[path]}
+    problems = [f"never attested: {path}" for path in sorted(declared - made.keys())]
+    return problems + [f"not declared: {part}" for part in sorted((whole | ends) - used)]
+
+
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_paths_are_attested_by_the_code(name: str) -> None:
-    """Each path of the manifest is set by an assignment to `path` in the adapter, and no other is."""
-    source = (ADAPTERS[name].folder / "adapter.py").read_text(encoding="utf-8")
-    assigned = {
-        node.value.value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Constant)
-        and [ast.unparse(target) for target in node.targets] == ["path"]
-    }
-    paths = [path for variant in ADAPTERS[name].variants.values() for each in variant.paths.values() for path in each]
-    assert assigned == set(paths)
+    """Each path of the manifest is set by assignments to `path` in the adapter's files, and nothing else is."""
+    adapter = ADAPTERS[name]
+    sources = [file.read_text(encoding="utf-8") for file in sorted(adapter.folder.glob("*.py"))]
+    paths = {path for variant in adapter.variants.values() for each in variant.paths.values() for path in each}
+    assert paths
+    assert path_problems(sources, paths) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "problems"),
+    [
+        (["f(x), fused", "g(x)"], []),
+        (["f(x), fused", "g(x)", "f(x), quick"], ["never attested: f(x), quick"]),
+        (["f(x)", "g(x)"], ["not declared: , fused"]),
+        (["f(x), fused"], ["not declared: g(x)"]),
+        (["f(x), 3 of 4", "f(x), fused", "g(x)"], ["never attested: f(x), 3 of 4"]),
+    ],
+)
+def test_a_path_that_only_one_side_knows_is_noticed(paths: list[str], problems: list[str]) -> None:
+    """The check above sees what is missing on either side; what is told with numbers in it is declared by nobody."""
+    sources = ['path = "f(x)"\npath = f"{path}, fused"\npath = f"{path}, {count} of {steps}"\n', 'path = "g(x)"\n']
+    assert path_problems(sources, paths) == problems
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))

@@ -1,9 +1,9 @@
 """MLX: ``mlx.nn.GRU``, ``LSTM`` and ``RNN`` on the default device, evaluated on the main thread.
 
 ``none`` and ``zeros`` are one call: which of them runs is decided by the spelling of the initial state. ``legacy`` and
-``fast`` are that call in processes with ``MLX_RNN_IMPL`` set, ``compiled`` is it under ``mx.compile``, and ``fast-cell``
-is a loop of this adapter over fused cells. Released MLX has no fused cells: there ``fast`` is that loop, too, over
-kernels that this adapter brings along. Every path is attested by what ran, see `layers` and `loops`.
+``fast`` are that call in processes with ``MLX_RNN_IMPL`` set, ``compiled`` is it under ``mx.compile``, and
+``fast-cell`` is a loop of this adapter over fused cells. Released MLX has no fused cells: there ``fast`` is that loop,
+too, over kernels that this adapter brings along. Every path is attested by what ran, see `layers` and `loops`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .graph import COMPILER, evaluate
 from .layers import Compiled, Fast, Layer, Legacy
 from .loops import native, portable
 from .timing import timed
-from .way import Arrays, Way
+from .way import Arrays, Ran, Way
 
 # Gates in rows, matrices (out, in). One bias serves both sides, except in the candidate of the GRU.
 ELMAN = {"Wxh": ["W_x"], "Whh": ["W_h"], "bias": ["b_x + b_h"]}
@@ -84,7 +84,7 @@ def run(case: WorkerCase) -> Result:
     else:
         cotangents = {key: tensor(value, case) for key, value in case.cotangents.items()}
         observed, gradients = way.gradients({**inputs, **weights}, cotangents)
-    path = way.path(inputs, observed, gradients).format(layer=way.name)
+    path = way.path(Ran(inputs, observed, gradients)).format(layer=way.name)
     evaluate(observed, gradients)
     after = {}
     if case.inputs_back:

@@ -1,8 +1,9 @@
 """The fused cells that a build of MLX may have, ``mx.fast.gru_cell`` and ``mx.fast.lstm_cell``: found and watched.
 
-Contract, as the fork with these cells has it (ml-explore/mlx pull request 3089); arrays are 2-D, gates r z n and i f g o:
-``gru_cell(input_proj, hidden_proj, hidden[, bhn]) -> hidden``, ``lstm_cell(input_proj, hidden_proj, cell, hidden) ->
-(cell, hidden)``. Where ``gru_cell`` takes no ``bhn``, ``hidden_proj`` holds it already.
+Their contract, as the fork that has them keeps it (ml-explore/mlx pull request 3089), with 2-D arrays and gates in the
+orders r z n and i f g o: ``gru_cell(input_proj, hidden_proj, hidden[, bhn]) -> hidden`` and
+``lstm_cell(input_proj, hidden_proj, cell, hidden) -> (cell, hidden)``. Where ``gru_cell`` takes no ``bhn``,
+``hidden_proj`` holds it already.
 
 That a build has a cell does not mean that a layer calls it: a layer may decide by device, by the spelling of its state,
 or not at all. So the cells are wrapped once, before any layer runs, and every call is counted with what it returned.

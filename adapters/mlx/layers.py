@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +11,7 @@ from conformance.worker.api import WorkerCase
 
 from .fused import NAMES, WATCHES, switch
 from .graph import compiled, differentiated, obstacle
-from .way import Arrays
+from .way import Arrays, Ran
 
 
 class Layer:
@@ -35,9 +34,9 @@ class Layer:
         """The states, and the gradients of every input and weight."""
         return differentiated(self.forward, arrays, cotangents)
 
-    def path(self, arrays: Arrays, observed: Arrays, gradients: Arrays) -> str:
-        """The path of the call that gave these, none of them evaluated yet."""
-        return spelled(arrays)
+    def path(self, ran: Ran) -> str:
+        """The spelling of the call."""
+        return spelled(ran)
 
     def weights(self) -> Arrays:
         """The weights as they are held now."""
@@ -50,10 +49,10 @@ class Legacy(Layer):
     A release without that switch has this code only. Where there are fused cells, none may have been called.
     """
 
-    def path(self, arrays: Arrays, observed: Arrays, gradients: Arrays) -> str:
+    def path(self, ran: Ran) -> str:
         """The call, what the switch says, and the fused calls if there were any."""
         calls, mode = len(WATCHES[self.cell].states), switch()
-        path = spelled(arrays)
+        path = spelled(ran)
         if calls:
             return f"{path}, mx.fast.{NAMES[self.cell]} called {calls} times"
         if mode is None:
@@ -71,71 +70,58 @@ class Fast(Layer):
     The fork runs its step-by-step code where the state is omitted (at the first step), and always on CPU.
     """
 
-    def path(self, arrays: Arrays, observed: Arrays, gradients: Arrays) -> str:
+    def path(self, ran: Ran) -> str:
         """The call, and at which steps a fused cell computed the state that the layer returned."""
-        watch, name, outputs = WATCHES[self.cell], f"mx.fast.{NAMES[self.cell]}", observed["outputs"]
-        calls, steps, mode, path = len(watch.states), outputs.shape[-2], switch(), spelled(arrays)
+        watch, name, mode = WATCHES[self.cell], f"mx.fast.{NAMES[self.cell]}", switch()
+        calls, steps, path = len(watch.states), ran.steps, spelled(ran)
+        used = watch.returned(ran.observed["outputs"])
         if mode not in (None, "fast"):
             return f"{path}, its switch says {mode}"
-        used = watch.returned(outputs)
-        if steps and calls == steps and used:
-            path = f"{path}, fused at every step"
-        elif "h0" not in arrays and self.fused_from_the_second(arrays, calls, steps) and used:
-            path = f"{path}, fused at every step but the first"
-        elif not used:
-            return f"{path}, {name} called {calls} times in {steps} steps, but what it returned was not used"
-        else:
+        every = steps > 0 and calls == steps
+        if not every and not (ran.omitted and self.fused_from_the_second(ran, calls)):
             own = "the layer's own operations ran at the others" if calls else "the layer's own operations ran"
             return f"{path}, {name} at {calls} of {steps} steps: {own}"
-        return path
+        if not used:
+            return f"{path}, {name} called {calls} times in {steps} steps, but what it returned was not used"
+        if not every:
+            path = f"{path}, fused at every step but the first"
+            return path  # noqa: RET504 (paths are assigned: a test compares them with the manifest)
+        path = f"{path}, fused at every step"
+        return path  # noqa: RET504 (the same)
 
-    def fused_from_the_second(self, arrays: Arrays, calls: int, steps: int) -> bool:
+    def fused_from_the_second(self, ran: Ran, calls: int) -> bool:
         """Whether every step but the first is fused; of a sequence of one step, whether a second one would be."""
-        if steps != 1:
-            return calls == steps - 1
+        if ran.steps != 1:
+            return calls == ran.steps - 1
         if calls:
             return False
-        before = self.module.parameters()
-        longer = self.forward({**arrays, "x": mx.concatenate([arrays["x"]] * 2, axis=-2)})
-        once = len(WATCHES[self.cell].states) == 1 and WATCHES[self.cell].returned(longer["outputs"])
-        self.module.update(before)
-        return once
+        watch = WATCHES[self.cell]
+        longer = call(self.module, {**ran.inputs, "x": mx.concatenate([ran.inputs["x"]] * 2, axis=-2)})
+        return len(watch.states) == 1 and watch.returned(longer["outputs"])
 
 
 class Compiled(Layer):
-    """The layer under ``mx.compile``, from its inputs and weights to all states, or to all gradients."""
+    """The layer under ``mx.compile``, from its inputs and weights to all states."""
 
     def __init__(self, case: WorkerCase, weights: Arrays) -> None:
         super().__init__(case, weights)
-        plain = super().forward
-        self.whole_forward = mx.compile(plain)
-        self.whole_gradients = mx.compile(lambda arrays, given: differentiated(plain, arrays, given))
+        self.whole = mx.compile(super().forward)
 
     def forward(self, arrays: Arrays) -> Arrays:
         """Every state by name, by one compiled function."""
-        observed: Arrays = self.whole_forward(arrays)
-        self._hold(arrays)
+        observed: Arrays = self.whole(arrays)
+        # In the place of what stood for the weights while the layer was traced.
+        self.module.update({key: arrays[key] for key in self.keys})
         return observed
 
-    def gradients(self, arrays: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
-        """The states and the gradients, by one compiled function."""
-        observed, gradients = self.whole_gradients(arrays, cotangents)
-        self._hold(arrays)
-        return observed, gradients
-
-    def _hold(self, arrays: Arrays) -> None:
-        # In the place of what stood for the weights while a function was traced.
-        self.module.update({key: arrays[key] for key in self.keys})
-
-    def path(self, arrays: Arrays, observed: Arrays, gradients: Arrays) -> str:
+    def path(self, ran: Ran) -> str:
         """The call, if the steps really became kernels: at least one each, since a product stands between them."""
-        steps = observed["outputs"].shape[-2]
-        kernels = compiled([*observed.values(), *gradients.values()])
-        path = spelled(arrays)
-        if kernels >= steps:
+        kernels = compiled(ran.arrays)
+        path = spelled(ran)
+        if kernels >= ran.steps:
             path = f"{path}, under mx.compile"
         else:
-            return f"{path}, {not_compiled(kernels, steps)}"
+            return f"{path}, {not_compiled(kernels, ran.steps)}"
         return path
 
 
@@ -154,12 +140,11 @@ def build(case: WorkerCase) -> tuple[Any, str]:
     return module, f"{layer}[{module.nonlinearity.__name__}]" if options else layer
 
 
-def spelled(arrays: Iterable[str]) -> str:
+def spelled(ran: Ran) -> str:
     """The path by the spelling of the initial state; `call` makes the call by the same condition."""
-    if "h0" not in arrays:
+    path = "{layer}(x, hidden)"
+    if ran.omitted:
         path = "{layer}(x)"
-    else:
-        path = "{layer}(x, hidden)"
     return path
 
 

@@ -18,7 +18,7 @@ from .fused import native_cell
 from .graph import compiled, differentiated
 from .kernels import Kernel, device, kernel_of
 from .layers import not_compiled
-from .way import Arrays
+from .way import Arrays, Ran
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ SIGNATURES = {
 class Step(Protocol):
     """A fused cell: (input_proj, hidden_proj, *states, *further) -> states, with the hidden state last."""
 
-    def __call__(self, *arguments: mx.array) -> tuple[mx.array, ...]: ...
+    def __call__(self, *arguments: mx.array) -> tuple[mx.array, ...]:
+        """Take one step."""
 
 
 class Loop:
@@ -83,19 +84,11 @@ class Loop:
         """The states, and the gradients of every input and weight, by MLX itself."""
         return differentiated(self.forward, arrays, cotangents)
 
-    def path(self, arrays: Arrays, observed: Arrays, gradients: Arrays) -> str:
-        """The loop calls a fused cell of the build at every step, or does not get so far."""
-        path = self.spelled(arrays)
+    def path(self, ran: Ran) -> str:
+        """The spelling; this loop calls a fused cell of the build at every step."""
+        path = spelled(ran)
         path = f"{path}, mx.fast cell at every step"
-        return path
-
-    def spelled(self, arrays: Arrays) -> str:
-        """The path by the spelling of the initial state."""
-        if "h0" not in arrays:
-            path = "loop(x)"
-        else:
-            path = "loop(x, hidden)"
-        return path
+        return path  # noqa: RET504 (paths are assigned: a test reads them, to compare them with the manifest)
 
     def weights(self) -> Arrays:
         """The weights as they are held now."""
@@ -141,23 +134,30 @@ class Portable(Loop):
             gradients[key] = mx.stack([each[k] for each in of_further]).sum(axis=0)
         return observed, gradients
 
-    def path(self, arrays: Arrays, observed: Arrays, gradients: Arrays) -> str:
+    def path(self, ran: Ran) -> str:
         """The spelling, and what made the kernel that ran at every step, forward and, where asked for, backward."""
-        path, steps = self.spelled(arrays), len(self.arguments)
+        path, steps = spelled(ran), len(self.arguments)
         match self.kernel.device:
             case "metal":
                 path = f"{path}, mx.fast.metal_kernel at every step"
             case "cuda":
                 path = f"{path}, mx.fast.cuda_kernel at every step"
             case "cpu":
-                forward = compiled(observed.values())
-                both = compiled([*observed.values(), *gradients.values()])
+                forward, both = compiled(ran.observed.values()), compiled(ran.arrays)
                 if forward != steps:
                     return f"{path}, {not_compiled(forward, steps)}"
-                if gradients and both < 2 * steps:
+                if ran.gradients and both < 2 * steps:
                     return f"{path}, backward {not_compiled(both - forward, steps)}"
                 path = f"{path}, mx.compile kernel at every step"
         return path
+
+
+def spelled(ran: Ran) -> str:
+    """The path by the spelling of the initial state."""
+    path = "loop(x, hidden)"
+    if ran.omitted:
+        path = "loop(x)"
+    return path
 
 
 def every_named(every: list[tuple[mx.array, ...]]) -> tuple[mx.array | None, mx.array]:

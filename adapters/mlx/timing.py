@@ -20,7 +20,7 @@ import mlx.core as mx
 from conformance.worker.api import Level
 
 from .graph import evaluate
-from .way import Arrays, Way
+from .way import Arrays, Ran, Way
 
 
 def timed(way: Way, inputs: Arrays, weights: Arrays, level: Level) -> tuple[Callable[[], mx.array], str]:
@@ -29,7 +29,7 @@ def timed(way: Way, inputs: Arrays, weights: Arrays, level: Level) -> tuple[Call
     if level == "layer":
         arrays = {**inputs, **weights}
         observed = way.forward(arrays)
-        path = way.path(inputs, observed, {})
+        path = way.path(Ran(inputs, observed))
         evaluate(observed)
         return _layer(way, arrays), path
     x = inputs["x"]
@@ -67,7 +67,7 @@ def _cell_path(way: Way, steps: list[mx.array], states: Arrays, weights: Arrays)
     held, paths = states, []
     for x in steps:
         observed = way.forward({"x": x, **held, **weights})
-        paths.append(way.path(held, observed, {}))
+        paths.append(way.path(Ran({"x": x, **held}, observed)))
         evaluate(observed)
         held = _carried(observed)
     # Steps differ in the spelling of the state where it is omitted at first, and a layer may treat that step apart.
