@@ -194,11 +194,12 @@ class BenchSide(Struct, frozen=True, kw_only=True):
 
 
 class Published(Struct, frozen=True, kw_only=True):
-    """What somebody published for a comparison: seconds of a call of the baseline and of the other side, and where."""
+    """What somebody published for a comparison, and where: the ratio, and the seconds where they were told."""
 
-    baseline: float
-    other: float
+    ratio: float
     source: str
+    baseline: float | None = None
+    other: float | None = None
 
 
 class _Measured(_Line, frozen=True, kw_only=True):

@@ -219,14 +219,14 @@ def test_metal_rows_say_that_they_were_not_measured_here(tmp_path: Path) -> None
         side("mlx:fast", 0.5e-3, "loop"),
         left_out="not measured here: it needs Metal, and the device is Device(cpu, 0)",
         needs="metal",
-        published=Published(baseline=0.31e-3, other=0.08e-3, source="https://example.org/3089, on Metal"),
+        published=Published(ratio=3.9, baseline=0.31e-3, other=0.08e-3, source="https://example.org/3089, on Metal"),
     )
     metal = msgspec.structs.replace(metal, sides=(BenchSide(candidate="mlx:legacy"), BenchSide(candidate="mlx:fast")))
     record = record_of(tmp_path, line(side("mlx:fast", 0.5e-3, "loop", seed=3)), metal)
     page, text = render_html(record), " ".join(shown(record).split())
     for surface in (page, text):
         assert "not measured here: it needs Metal, and the device is Device(cpu, 0)" in surface
-        assert re.search(r"310\s.s → 80\s.s \(3\.9.\)", surface)
+        assert re.search(r"about 3\.9. \(310\s.s → 80\s.s\)", surface)
     assert headline(record) == "1 of 2 comparisons measured here; beside their baselines 1 faster."
     assert exit_code(record) == 0
 
@@ -339,7 +339,7 @@ def test_a_hostile_record_is_shown_and_does_nothing(tmp_path: Path) -> None:
         "ended": EVIL,
         "machine": {EVIL: EVIL},
     }
-    published = Published(baseline=1e308, other=1e-308, source=EVIL)
+    published = Published(ratio=-1e308, baseline=1e308, other=1e-308, source=EVIL)
     lines: list[Line] = [
         CandidateLine(
             name=EVIL, adapter=EVIL, variant=EVIL, title=EVIL, version=EVIL, environment=EVIL, facts={EVIL: EVIL}

@@ -21,10 +21,12 @@ from conformance.report.speed import (
     remark,
     shape_words,
     share_text,
+    short,
     speed_exit_code,
     speed_headline,
     speed_problems,
     spread_of,
+    spread_text,
     time_text,
 )
 from conformance.report.speed_chart import Growth, Intervals, growth, intervals
@@ -43,8 +45,7 @@ class SideRow:
     kind: Kind
     told: str
     ratio: str
-    median: str
-    quartiles: str
+    spread: str
     rounds: str
     cores: str
     cpu: str
@@ -96,7 +97,7 @@ class ScanView:
     baseline: str
     pictures: tuple[Growth, ...]
     steps: tuple[tuple[int, tuple[SideRow, ...], str], ...]
-    left_out: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +179,10 @@ def published_text(line: BenchLine) -> str:
     if line.published is None:
         return ""
     told = line.published
-    ratio = f" ({number(told.baseline / told.other, 2)}\N{MULTIPLICATION SIGN})" if told.other > 0 else ""
-    before, after = time_text(told.baseline), time_text(told.other)
-    return f"published: {before} \N{RIGHTWARDS ARROW} {after}{ratio}; {label(told.source)}"
+    ratio = f"about {number(told.ratio, 3)}\N{MULTIPLICATION SIGN}"
+    if told.baseline is not None and told.other is not None:
+        ratio += f" ({time_text(told.baseline)} \N{RIGHTWARDS ARROW} {time_text(told.other)})"
+    return f"published: {ratio}; {label(told.source)}"
 
 
 def _glance(line: BenchLine, columns: Sequence[str], place: int) -> Glance:
@@ -199,9 +201,7 @@ def _glance(line: BenchLine, columns: Sequence[str], place: int) -> Glance:
 
 
 def _short(told: Conclusion) -> tuple[Kind, str]:
-    words = {"alike": "no difference", "wide": "too noisy", "refused": "not compared", "left out": "not measured"}
-    text = ratio_text(told.ratio) if told.kind in ("faster", "slower") else words.get(told.kind, told.kind)
-    return told.kind, text
+    return told.kind, ratio_text(told.ratio) if told.kind in ("faster", "slower") else short(told)
 
 
 def _row(line: Measured, side: BenchSide) -> SideRow:
@@ -213,8 +213,7 @@ def _row(line: Measured, side: BenchSide) -> SideRow:
         kind=told.kind,
         told=told.text,
         ratio=ratio_text(told.ratio),
-        median="" if found is None else time_text(found.median),
-        quartiles="" if found is None else f"{time_text(found.low)} to {time_text(found.high)}",
+        spread=spread_text(found),
         rounds="" if found is None else f"{found.count:,} \N{MULTIPLICATION SIGN} {side.calls:,}",
         cores="" if cores is None else number(cores, 2),
         cpu=ratio_text(told.cpu),
@@ -258,12 +257,6 @@ def _scans(lines: Sequence[ScanLine]) -> Iterator[ScanView]:
         groups.setdefault((line.cell, line.dtype, batch, features, hidden, line.baseline), []).append(line)
     for place, ((cell, dtype, batch, features, hidden, baseline), own) in enumerate(groups.items(), start=1):
         names = dict.fromkeys(side.candidate for line in own for side in line.sides)
-        left_out = [
-            f"T = {line.shape[1]}: {label(side.candidate)}: {label(side.left_out)}"
-            for line in own
-            for side in line.sides
-            if side.left_out
-        ]
         yield ScanView(
             anchor=f"s{place}",
             title=f"{label(cell)}, batch {batch}, {features} inputs, {hidden} units, {label(dtype)}",
@@ -272,8 +265,22 @@ def _scans(lines: Sequence[ScanLine]) -> Iterator[ScanView]:
             steps=tuple(
                 (line.shape[1], tuple(_row(line, side) for side in line.sides), label(line.ended)) for line in own
             ),
-            left_out=tuple(left_out[:MOST]),
+            remarks=tuple(dict.fromkeys(scan_remarks(own)))[:MOST],
         )
+
+
+def scan_remarks(own: Sequence[ScanLine]) -> Iterator[str]:
+    """What else a reader must know of the sides, and of a machine that was busy."""
+    for line in own:
+        for side in line.sides:
+            told = remark(side, line.shape[0])
+            if side.left_out:
+                yield f"T = {line.shape[1]}: {label(side.candidate)}: {label(side.left_out)}"
+            elif told:
+                rows = f" at T = {line.shape[1]}" if 0 < side.rows < line.shape[0] else ""
+                yield f"{label(side.candidate)}{rows}: {told}"
+        if crowded(line):
+            yield f"T = {line.shape[1]}: {crowded(line)}"
 
 
 def _pictures(own: Sequence[ScanLine], names: Sequence[str]) -> Iterator[Growth]:

@@ -156,6 +156,18 @@ def _told(ratio: Ratio, control: Ratio | None, *, controlled: bool) -> Conclusio
     return Conclusion(kind="alike", text=text, ratio=ratio)
 
 
+def short(told: Conclusion) -> str:
+    """A conclusion in a word or two."""
+    words: dict[Kind, str] = {
+        "alike": "no difference",
+        "wide": "too noisy",
+        "refused": "not compared",
+        "left out": "not measured",
+        "control": "same code",
+    }
+    return words.get(told.kind, told.kind)
+
+
 def ratio_text(ratio: Ratio | None) -> str:
     """``1.23x [1.20, 1.26]``, "" for none."""
     if ratio is None:

@@ -132,8 +132,16 @@ def growth(title: str, unit: str, series: Mapping[str, Sequence[tuple[int, float
         unit=unit,
         lines=tuple(lines),
         x_ticks=tuple(Tick(at=across(float(t)), text=str(t)) for t in times[::step]),
-        y_ticks=tuple(Tick(at=up(value), text=f"{value:g}") for value in decades),
+        y_ticks=tuple(Tick(at=up(value), text=_decade(value)) for value in decades),
     )
+
+
+def _decade(value: float) -> str:
+    """A power of ten: 0.01, 100, 10k, 1M."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if limit <= value < limit * 1000:
+            return f"{value / limit:g}{suffix}"
+    return f"{value:g}"
 
 
 def _axis(

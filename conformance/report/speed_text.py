@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.record import BenchLine, Record, ScanLine
-from conformance.report.bench import published_text
+from conformance.report.bench import published_text, scan_remarks
 from conformance.report.speed import (
     Kind,
     conclusion,
@@ -20,6 +20,7 @@ from conformance.report.speed import (
     ratio_text,
     remark,
     shape_words,
+    short,
     speed_problems,
     spread_of,
     spread_text,
@@ -39,6 +40,9 @@ _STYLES: Final[dict[Kind, str]] = {
     "baseline": "",
     "alike": "",
 }
+
+
+_EXPLAINED: Final[tuple[Kind, ...]] = ("same path", "refused", "broken", "left out")
 
 
 class Writer(Protocol):
@@ -79,18 +83,24 @@ def _comparison(line: BenchLine, console: Console, writer: Writer) -> None:
         writer.line(label(line.left_out) + (f" ({published})" if published else ""), "dim", indent=2)
         writer.line("")
         return
-    table = _table(("side", "call [quartiles]", "times faster [95 %]", "less CPU", "it says"))
+    table = _table(("side", "a call [quartiles]", "times faster [95 %]", "CPU", ""))
+    notes = []
     for side in line.sides:
-        told, more = conclusion(line, side), remark(side, line.shape[0])
-        says = "same code, another process" if told.kind == "control" and told.ratio is not None else told.text
+        told, name = conclusion(line, side), label(side.candidate) + (" again" if side.control else "")
+        more = remark(side, line.shape[0])
+        explained = told.text if told.kind in _EXPLAINED or told.ratio is None else ""
+        if told.kind != "baseline" and (explained or more):
+            notes.append(f"{name}: {'; '.join(text for text in (explained, more) if text)}")
         table.add_row(
-            writer.text(label(side.candidate) + (" again" if side.control else "")),
+            writer.text(name),
             writer.text(spread_text(spread_of(side))),
             writer.text(ratio_text(told.ratio), _STYLES[told.kind]),
             writer.text(ratio_text(told.cpu).partition(" ")[0], "dim"),
-            writer.text(f"{says}; {more}" if more else says, _STYLES[told.kind]),
+            writer.text(short(told), _STYLES[told.kind]),
         )
     console.print(table)
+    for note in notes:
+        writer.line(note, "dim", indent=2)
     if line.published is not None:
         writer.line(published_text(line), "dim", indent=2)
     how = "; ".join(text for text in (label(line.ended), crowded(line)) if text)
@@ -109,7 +119,7 @@ def _groups(scans: Sequence[ScanLine]) -> dict[str, list[ScanLine]]:
 
 def _scan(title: str, own: Sequence[ScanLine], console: Console, writer: Writer) -> None:
     writer.line(f"Scanning a cell: {title}", "bold")
-    table = _table(("T", "side", "trace", "compile", "characters", "a call", "faster", "it says"))
+    table = _table(("T", "side", "trace", "compile", "characters", "a call", "faster", ""))
     for line in own:
         for place, side in enumerate(line.sides):
             told, found, costs = conclusion(line, side), spread_of(side), side.costs
@@ -121,7 +131,9 @@ def _scan(title: str, own: Sequence[ScanLine], console: Console, writer: Writer)
                 writer.text("" if costs is None else f"{costs.characters:,}"),
                 writer.text("" if found is None else time_text(found.median)),
                 writer.text(ratio_text(told.ratio).partition(" ")[0], _STYLES[told.kind]),
-                writer.text(told.text, _STYLES[told.kind]),
+                writer.text(short(told), _STYLES[told.kind]),
             )
     console.print(table)
+    for text in dict.fromkeys(scan_remarks(own)):
+        writer.line(text, "dim", indent=2)
     writer.line("")
