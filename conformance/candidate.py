@@ -19,7 +19,7 @@ from conformance.case import Case, Evaluation, Initial, Padding
 from conformance.errors import SpecError
 from conformance.rounding import Arithmetic
 from conformance.verdict import Owner
-from conformance.worker.api import attest
+from conformance.worker.api import Level, attest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,7 @@ class Variant:
     features: what it offers beyond plain forward runs; padding: what its outputs past a row's length are.
     arithmetic: what it computes in, by dtype, where that is not the dtype throughout.
     evaluation: how it evaluates the recurrence, see `conformance.case.Case`.
+    cell_paths: the paths of its cell called step by step, for benchmarks of that level; empty where they are the same.
     environment: variables of its worker's environment, set before anything is imported.
     missing: canonical parameters it has no place for, by cell; cases are run with those at zero.
     unsupported: declared reasons by dtype name, spelling of the initial state, or feature.
@@ -60,11 +61,15 @@ class Variant:
     arithmetic: Mapping[str, Arithmetic] = field(default_factory=dict)
     evaluation: Evaluation = "sequential"
     environment: Mapping[str, str] = field(default_factory=dict)
+    cell_paths: tuple[str, ...] = ()
 
-    def attestable(self, cell: str, initial: Initial, features: Sequence[str] = ()) -> tuple[str, ...]:
-        """The paths of which an observation must attest one."""
+    def attestable(
+        self, cell: str, initial: Initial, features: Sequence[str] = (), *, level: Level = "layer"
+    ) -> tuple[str, ...]:
+        """The paths of which an observation, or a call that is timed at some level, must attest one."""
         layer = self.layers.get(cell, cell)
-        return tuple(attest(path.replace("{layer}", layer), features) for path in self.paths[initial])
+        paths = self.cell_paths if level == "cell" and self.cell_paths else self.paths[initial]
+        return tuple(attest(path.replace("{layer}", layer), features) for path in paths)
 
     def declared(self, case: Case) -> Case:
         """The case, to be judged by how the variant declares to compute it."""

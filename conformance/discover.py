@@ -99,6 +99,7 @@ class VariantEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     arithmetic: dict[DtypeName, Arithmetic] = field(default_factory=dict)
     evaluation: Evaluation = "sequential"
     environment: dict[Variable, str] = field(default_factory=dict)
+    cell_path: Text | tuple[Text, ...] = ()
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -307,6 +308,7 @@ def _variant(name: str, entry: VariantEntry, manifest: Path) -> Variant:
         default=entry.default,
         cells=entry.cells,
         dtypes=entry.dtypes,
+        cell_paths=(entry.cell_path,) if isinstance(entry.cell_path, str) else entry.cell_path,
         paths={key: (path,) if isinstance(path, str) else path for key, path in entry.paths.items()},
         unbatched=entry.unbatched,
         missing={

@@ -250,13 +250,33 @@ class Host:
         process = self._started()
         if isinstance(process, Broken):
             return process
-        answer = self._ask(process, _question(case, self._variant.name), self._case_seconds, "the case")
+        answer = self._ask(process, self.question(case), self._case_seconds, "the case")
         if isinstance(answer, Broken):
             if self._process is None:
                 self._incident(answer)
             return answer
         self._restarts = 0
         return _observation(case, answer)
+
+    def question(self, case: Case, kind: str = "case", **more: str) -> wire.Message:
+        """The message about a case; more: what its body says beside the case."""
+        message = _question(case, self._variant.name)
+        return wire.Message(kind, {**message.body, **more}, message.tensors)
+
+    def ask(self, message: wire.Message, what: str, *, again: bool = True) -> wire.Message | Broken:
+        """The worker's answer to another message than a case, or how it broke.
+
+        again: whether a new worker may be started for it; one that refers to what was sent before needs the same.
+        """
+        if not again and self._process is None:
+            return Broken(kind="crash", message=f"the worker that was to answer {what} is gone")
+        process = self._started()
+        if isinstance(process, Broken):
+            return process
+        answer = self._ask(process, message, self._case_seconds, what)
+        if isinstance(answer, Broken) and self._process is None:
+            self._incident(answer)
+        return answer
 
     def _started(self) -> _Process | Broken:
         if self._process is not None:

@@ -1,4 +1,4 @@
-"""The record: the append-only account of a run, JSON lines with header, trials, findings and footer.
+"""The record: the append-only account of a run, JSON lines with header, trials, findings, timings and footer.
 
 Every report is a pure function of records. Lines are flushed as they are written, so an interrupted run leaves
 a readable record; one without a footer is incomplete, and says so. The format is the classes of this module
@@ -157,6 +157,89 @@ class Finding(_Line, frozen=True, kw_only=True, tag="finding"):
     example: Example | None = None
 
 
+class Costs(Struct, frozen=True, kw_only=True):
+    """What a program costs before it runs, and its size as the framework prints it."""
+
+    trace_seconds: float
+    compile_seconds: float
+    characters: int
+    operations: int
+
+
+class BenchSide(Struct, frozen=True, kw_only=True):
+    """One side of a benchmark.
+
+    control: the baseline once more, in a worker of its own: what it differs by is what the method cannot tell.
+    left_out: why it was not run, "" where it was; verdict: on what it computes, None where it was not run.
+    zeroed: parameters held at zero because it has no place for them. rows: how many batch rows were judged.
+    calls: in a batch; seconds: per round, the median call of its batch, in the order of the rounds, which all sides
+        share. cpu: per round, the CPU seconds of a call, of all its threads, which do not count waiting for others.
+    costs: what its program costs before it runs, where that was asked.
+    """
+
+    candidate: str
+    control: bool = False
+    version: str = ""
+    environment: str = ""
+    path: str = ""
+    left_out: str = ""
+    verdict: Verdict | None = None
+    zeroed: tuple[str, ...] = ()
+    rows: int = 0
+    prepare_seconds: float | None = None
+    calls: int = 0
+    seconds: tuple[float, ...] = ()
+    cpu: tuple[float, ...] = ()
+    costs: Costs | None = None
+
+
+class Published(Struct, frozen=True, kw_only=True):
+    """What somebody published for a comparison, and where: the ratio, and the seconds where they were told."""
+
+    ratio: float
+    source: str
+    baseline: float | None = None
+    other: float | None = None
+
+
+class _Measured(_Line, frozen=True, kw_only=True):
+    """Sides that took turns on one case.
+
+    level: ``layer`` or ``cell``; shape: (B, T, D, H); baseline: the candidate that the others are compared with.
+    rounds, seed: how many, and of their order; ended: why no more; budget: seconds for the rounds.
+    machine: processor, cores, load before and after.
+    """
+
+    level: str
+    cell: str
+    dtype: str
+    shape: tuple[int, int, int, int]
+    initial: str
+    baseline: str
+    sides: tuple[BenchSide, ...]
+    seed: int
+    budget: float
+    ended: str = ""
+    machine: dict[str, str] = field(default_factory=dict)
+
+
+class BenchLine(_Measured, frozen=True, kw_only=True, tag="bench"):
+    """One comparison of speed.
+
+    name, title: of the comparison; needs: hardware without which it says nothing; left_out: why it was not measured.
+    """
+
+    name: str
+    title: str
+    needs: str = ""
+    left_out: str = ""
+    published: Published | None = None
+
+
+class ScanLine(_Measured, frozen=True, kw_only=True, tag="scan"):
+    """What a scan costs at one number of steps: tracing, compiling, program size, running."""
+
+
 class Footer(_Line, frozen=True, kw_only=True, tag="footer"):
     """The last line of a run that came to its end."""
 
@@ -165,7 +248,7 @@ class Footer(_Line, frozen=True, kw_only=True, tag="footer"):
     findings: int
 
 
-Line: TypeAlias = Header | CandidateLine | Trial | Incident | Finding | Footer
+Line: TypeAlias = Header | CandidateLine | Trial | Incident | Finding | BenchLine | ScanLine | Footer
 
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 _DECODER: Final = msgspec.json.Decoder(Line)
@@ -180,6 +263,8 @@ class Record(Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...] = ()
     incidents: tuple[Incident, ...] = ()
     findings: tuple[Finding, ...] = ()
+    benches: tuple[BenchLine, ...] = ()
+    scans: tuple[ScanLine, ...] = ()
     footer: Footer | None = None
     problem: str = ""
     lines: int = field(default=0)
@@ -277,6 +362,8 @@ def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
         trials=tuple(line for line in lines if isinstance(line, Trial)),
         incidents=tuple(line for line in lines if isinstance(line, Incident)),
         findings=tuple(line for line in lines if isinstance(line, Finding)),
+        benches=tuple(line for line in lines if isinstance(line, BenchLine)),
+        scans=tuple(line for line in lines if isinstance(line, ScanLine)),
         footer=footers[0] if footers else None,
         problem=problem,
         lines=len(lines),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from conformance.worker.api import Result, WorkerCase, assemble, attest, distribute, prefix_of
+from conformance.worker.api import Level, Prepared, Result, WorkerCase, assemble, attest, distribute, prefix_of
 
 from . import minimal
 
@@ -213,3 +213,24 @@ def canonical(tensors: dict[str, torch.Tensor], case: WorkerCase) -> dict[str, n
         if name in arrays:
             arrays |= distribute(recipe, arrays.pop(name))
     return arrays
+
+
+def prepare(case: WorkerCase, level: Level) -> Prepared:
+    """A call of the module that `run` would make, without autograd; the cell's steps are its layer, too."""
+    if level == "cell" and case.variant != "cell":
+        raise ValueError(f"torch:{case.variant} has no cell to be timed step by step; torch:cell has")
+    with torch.inference_mode():
+        module, layer = build(case)
+        module.load_state_dict(
+            {name: tensor(assemble(recipe, case.parameters), case) for name, recipe in recipes(case).items()}
+        )
+        with torch.set_grad_enabled(False):
+            inputs = load(case)
+        make = {"layer": call_layer, "cell": call_cell}[case.variant]
+
+        @torch.inference_mode()
+        def call() -> dict[str, torch.Tensor]:
+            return make(module, inputs, case)[0]
+
+        observed, path = make(module, inputs, case)
+    return Prepared(call=call, path=attest(path.format(layer=layer), case.features), outputs=array(observed["outputs"]))

@@ -17,8 +17,11 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from conformance.ratio import LEVEL
 from conformance.record import Record
-from conformance.report import chart
+from conformance.report import chart, speed_chart
+from conformance.report.bench import make_speed, make_speed_page
+from conformance.report.speed import is_benchmark
 from conformance.report.view import make_page
 from conformance.report.wording import block, exact, number, share, visible
 
@@ -28,9 +31,17 @@ _PACKAGE: Final = "conformance.report"
 def render_html(record: Record) -> str:
     """The report as one HTML document."""
     style, script = _part("report.css"), _part("report.js")
-    template = _environment().get_template("report.html.j2")
+    alone = is_benchmark(record)
+    template = _environment().get_template("bench_page.html.j2" if alone else "report.html.j2")
     return template.render(
-        page=make_page(record),
+        page=make_speed_page(record) if alone else make_page(record),
+        speed=make_speed(record),
+        speed_level=f"{LEVEL:.0%}",
+        speed_size=(speed_chart.WIDTH, speed_chart.NAMES, speed_chart.TOP),
+        growth_size=(
+            *(speed_chart.WIDTH, speed_chart.HEIGHT, speed_chart.LEFT, speed_chart.WIDTH - speed_chart.RIGHT),
+            *(speed_chart.TOP, speed_chart.HEIGHT - speed_chart.BOTTOM),
+        ),
         style=Markup(style),  # noqa: S704  our own file
         script=Markup(script),  # noqa: S704  our own file
         policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
 from conformance.record import CandidateLine, FaultEntry, Finding, Record, Trial
+from conformance.report.speed import is_benchmark, speed_exit_code, speed_headline
 from conformance.report.wording import count, label, listed
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
@@ -233,6 +234,8 @@ def unfound(record: Record) -> tuple[str, ...]:
 
 def exit_code(record: Record) -> int:
     """1 when anything that decides diverges; 3 when any of that is broken, inconclusive or missing; else 0."""
+    if is_benchmark(record):
+        return speed_exit_code(record)
     outcomes = {result.outcome for result in results(record)}
     if "diverges" in outcomes:
         return 1
@@ -359,6 +362,8 @@ _BESIDE: Final[dict[Outcome, tuple[str, str]]] = {
 
 def headline(record: Record) -> str:
     """The answer in one sentence; what is found on requirements that do not decide follows it."""
+    if is_benchmark(record):
+        return speed_headline(record)
     answer, told = _answer(record), beside(record)
     if not told:
         return answer

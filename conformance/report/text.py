@@ -40,6 +40,8 @@ from conformance.report.outcome import (
     outcome_of,
     results,
 )
+from conformance.report.speed import is_benchmark
+from conformance.report.speed_text import print_speed
 from conformance.report.view import version_of
 from conformance.report.wording import count, label, listed, number, one_line, share, visible
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported
@@ -63,6 +65,9 @@ _TAIL_LINES: Final = 8
 def print_summary(record: Record, console: Console) -> None:
     """Print the table of candidates and a paragraph per divergence; the headline is left to the caller."""
     writer = _Writer(console)
+    if is_benchmark(record):
+        print_speed(record, console, writer)
+        return
     all_results = results(record)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("candidate", overflow="fold", min_width=10, max_width=24)
@@ -87,6 +92,8 @@ def print_summary(record: Record, console: Console) -> None:
     for result in all_results:
         _breakage(result, writer)
     _divergences(record, all_results, known, writer)
+    if record.benches or record.scans:
+        print_speed(record, console, writer)
     console.print()
 
 

@@ -20,13 +20,10 @@ from typing import Any
 import numpy as np
 
 from conformance.worker.api import Result, WorkerCase
+from conformance.worker.stopwatch import ContractError, Stopwatch, costs
 from conformance.worker.wire import AFTER, COTANGENT, GRADIENT, Message, Tensor, WireError, encode, read
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-class ContractError(Exception):
-    """The adapter answered with something that is not a Result."""
 
 
 def serve(descriptor: int) -> int:
@@ -48,6 +45,7 @@ def serve(descriptor: int) -> int:
             view = view[answers.write(view) :]
 
     adapter: Any = None
+    stopwatch = Stopwatch()
     while True:
         try:
             message = read(receive)
@@ -61,7 +59,7 @@ def serve(descriptor: int) -> int:
                 version = installed_version(message.body["distribution"])
                 send(Message("ready", {"facts": {**own_facts(), **adapter.facts()}, "version": version}))
             else:
-                send(observe(adapter.run, message))
+                send(answer(adapter, stopwatch, message))
         except Exception as error:
             kind = "contract" if isinstance(error, (ContractError, WireError)) else "exception"
             body = {"kind": kind, "type": type(error).__name__, "message": str(error)[:4000]}
@@ -107,8 +105,20 @@ def own_facts() -> dict[str, str]:
     }
 
 
-def observe(run: Callable[[WorkerCase], Any], message: Message) -> Message:
-    """Run one case and pack the adapter's answer."""
+def answer(adapter: Any, stopwatch: Stopwatch, message: Message) -> Message:
+    """The answer to a message about a case, or about the call that was made ready."""
+    if message.kind == "time":
+        return stopwatch.time(int(message.body["calls"]), int(message.body["warm"]))
+    case = case_of(message)
+    if message.kind == "prepare":
+        return stopwatch.prepare(adapter, case, str(message.body["level"]))
+    if message.kind == "costs":
+        return costs(adapter, case)
+    return observe(adapter.run, case)
+
+
+def case_of(message: Message) -> WorkerCase:
+    """The case that a message holds."""
     body = message.body
     parameters = {name: tensor.values for name, tensor in message.tensors.items()}
     cotangents = {
@@ -124,7 +134,7 @@ def observe(run: Callable[[WorkerCase], Any], message: Message) -> Message:
         states = {name: None if state is None else state[0] for name, state in states.items()}
         cotangents = {name: value[0] for name, value in cotangents.items()}
     lengths = body.get("lengths")
-    case = WorkerCase(
+    return WorkerCase(
         cell=body["cell"],
         variant=body["variant"],
         dtype=body["dtype"],
@@ -142,6 +152,10 @@ def observe(run: Callable[[WorkerCase], Any], message: Message) -> Message:
         cotangents=cotangents or None,
         inputs_back=bool(body.get("inputs_back", False)),
     )
+
+
+def observe(run: Callable[[WorkerCase], Any], case: WorkerCase) -> Message:
+    """Run one case and pack the adapter's answer."""
     begin = time.perf_counter()
     result = run(case)
     seconds = time.perf_counter() - begin

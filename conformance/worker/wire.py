@@ -24,7 +24,11 @@ CONTAINERS: dict[str, Any] = {"float32": np.dtype("<f4"), "float64": np.dtype("<
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # Prefixes of array names: what a gradient is asked for with, gradients, and inputs as they were after the call.
 COTANGENT, GRADIENT, AFTER = "cotangent:", "gradient:", "after:"
-KINDS = ("hello", "ready", "case", "observation", "failure", "stop")
+# The last three pairs are of benchmarks: a call made ready, timed, and what its program costs before it runs.
+KINDS = (
+    *("hello", "ready", "case", "observation", "failure", "stop"),
+    *("prepare", "prepared", "time", "timed", "costs", "costed"),
+)
 
 
 class WireError(Exception):

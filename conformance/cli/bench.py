@@ -1,0 +1,257 @@
+"""``rnn-conformance bench``: sides that take turns, and what scanning a cell costs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from itertools import chain, count
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from conformance import __version__
+from conformance.bench import Limits
+from conformance.candidate import parse_spec
+from conformance.case import Shape
+from conformance.cells import CELLS
+from conformance.cli.root import main, reported
+from conformance.comparisons import TABLE, Comparison
+from conformance.contest import CAP, SCAN_SHAPE, SCAN_SIDES, SCAN_TIMES, Workers, at, compare, scan
+from conformance.discover import find_adapters
+from conformance.errors import ConformanceError, SpecError
+from conformance.plan import Candidate, candidates_for
+from conformance.record import FORMAT, BenchLine, Footer, Header, RecordWriter, ScanLine, read_record
+from conformance.report.html import render_html
+from conformance.report.outcome import exit_code, headline
+from conformance.report.text import print_summary
+from conformance.rounding import DTYPES
+from conformance.worker.api import Level
+
+EXIT_CODES = """\b
+Exit codes:
+  0  everything was measured, or says that it cannot be here
+  1  a side computes something else than the reference
+  2  bad usage or input
+  3  a side broke or took another path, nothing was measured, or it was interrupted
+"""
+SCAN = "scan"
+BUDGET = 8.0
+SCAN_BUDGET = 6.0
+
+Step = Callable[[Workers], BenchLine | ScanLine]
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("candidates", nargs=-1)
+@click.option("--cell", type=click.Choice(tuple(CELLS)), help="[default: gru]")
+@click.option(
+    "--level", type=click.Choice(("layer", "cell")), help="A layer, or its steps one by one. [default: layer]"
+)
+@click.option("--shape", metavar="BxTxDxH", help="Batch, steps, inputs, units. [default: 32x40x200x200]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="[default: float32]")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help=f"For the rounds of one comparison. [default: {BUDGET:g}; scan: {SCAN_BUDGET:g} for each T]",
+)
+@click.option("--rounds", type=click.IntRange(min=1), help="So many rounds, unless the budget is used up before.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the order of the sides.")
+@click.option("--no-control", is_flag=True, help="Do not run the baseline a second time.")
+@click.option("--steps", "times", multiple=True, type=click.IntRange(min=1), help="scan: this T; may be repeated.")
+@click.option("--cap", default=CAP, show_default=True, type=click.IntRange(min=1), help="scan: the longest unrolled T.")
+@click.option(
+    "--output",
+    default="reports",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the record and the HTML report.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@click.option(
+    "--adapter",
+    "adapter_folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder of a further adapter (adapter.toml, adapter.py); may be repeated.",
+)
+@reported
+def bench(
+    candidates: tuple[str, ...],
+    cell: str | None,
+    level: Level | None,
+    shape: str | None,
+    dtype: str | None,
+    budget: float | None,
+    rounds: int | None,
+    seed: int,
+    no_control: bool,
+    times: tuple[int, ...],
+    cap: int,
+    output: Path,
+    quiet: bool,
+    adapter_folders: tuple[Path, ...],
+) -> None:
+    r"""Compare the speed of CANDIDATES, the first of which is the baseline; by default those of a table.
+
+    \b
+      bench                                  the table: MLX's implementations, PyTorch and JAX beside them
+      bench mlx:legacy mlx:fast --cell lstm  two of them on one shape
+      bench scan [CANDIDATES]                trace and compile time, program size and run time against T
+
+    Every side is judged before it is timed. All take turns, each evaluated to the last number; the ratio to the
+    baseline comes with an interval of 95 %, beside what the baseline differs by from itself.
+    """
+    adapters = find_adapters(adapter_folders)
+    scanning = candidates[:1] == (SCAN,)
+    given = candidates[1:] if scanning else candidates
+    _check_options(scanning, given, {"--cell": cell, "--level": level, "--shape": shape, "--dtype": dtype}, times)
+    default = SCAN_SIDES if scanning else tuple(dict.fromkeys(side for one in TABLE for side in one.sides))
+    chosen = candidates_for(adapters, [parse_spec(text) for text in given or default])
+    names = tuple(candidate.name for candidate in chosen)
+    steps: list[Step]
+    if scanning:
+        limits = Limits(budget=budget or SCAN_BUDGET, rounds=rounds, seed=seed)
+        sizes = SCAN_SHAPE if shape is None else parse_shape(shape)
+        steps = [_scan_step(names, at(sizes, time), limits, cell or "gru", cap) for time in times or SCAN_TIMES]
+    else:
+        limits = Limits(budget=budget or BUDGET, rounds=rounds, seed=seed)
+        table = (
+            TABLE if not given else (_comparison(names, cell or "gru", level or "layer", shape, dtype or "float32"),)
+        )
+        steps = [_compare_step(comparison, limits, control=not no_control) for comparison in table]
+    _check_offers(chosen, cell or "gru", dtype or "float32", explicit=bool(given) or scanning)
+    path = new_record(output)
+    console = Console()
+    header = Header(
+        format=FORMAT,
+        harness=__version__,
+        started=_now(),
+        seed=seed,
+        examples=0,
+        arguments=tuple(sys.argv[1:]),
+        candidates=names,
+        requirements=(),
+        faults={},
+    )
+    with RecordWriter(path, header) as writer:
+        complete = _run(steps, chosen, writer, console, quiet=quiet)
+    _present(path, console)
+    sys.exit(exit_code(read_record(path)) if complete else 3)
+
+
+def _check_options(scanning: bool, given: Sequence[str], options: dict[str, str | None], times: Sequence[int]) -> None:
+    """Options that would be ignored are refused."""
+    if scanning:
+        lost = [name for name in ("--level", "--dtype") if options[name] is not None]
+    else:
+        lost = [] if given else [name for name, value in options.items() if value is not None]
+        lost += ["--steps"] * bool(times)
+    if lost:
+        raise SpecError(
+            "an option does not go with this benchmark",
+            got=", ".join(lost),
+            wanted="the default table has cells, levels and shapes of its own; --steps is for `bench scan`",
+            hint="name candidates: rnn-conformance bench mlx:legacy mlx:fast --cell lstm",
+        )
+
+
+def _check_offers(chosen: Sequence[Candidate], cell: str, dtype: str, *, explicit: bool) -> None:
+    for candidate in chosen if explicit else ():
+        variant = candidate.variant
+        if cell not in variant.cells or dtype not in variant.dtypes or "given" not in variant.paths:
+            raise SpecError(
+                "a candidate does not offer what is to be timed",
+                where=candidate.name,
+                got=f"cell {cell} in {dtype}, initial state given",
+                wanted=f"cells {', '.join(variant.cells)}; {', '.join(variant.dtypes)}; {', '.join(variant.paths)}",
+            )
+
+
+def parse_shape(text: str) -> Shape:
+    """``32x40x200x200`` as batch, steps, inputs, units."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})x([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text, re.ASCII)
+    if match is None:
+        raise SpecError("cannot read the shape", got=repr(text), wanted="BxTxDxH, e.g. 32x40x200x200")
+    batch, time, features, hidden = map(int, match.groups())
+    return Shape(batch=batch, time=time, features=features, hidden=hidden)
+
+
+def _comparison(names: tuple[str, ...], cell: str, level: Level, shape: str | None, dtype: str) -> Comparison:
+    sizes = parse_shape(shape or "32x40x200x200")
+    return Comparison(
+        name=f"{level}-{cell}-{sizes.batch}x{sizes.time}x{sizes.features}x{sizes.hidden}",
+        title=f"{cell.upper()}, {level} level",
+        level=level,
+        cell=cell,
+        shape=sizes,
+        sides=names,
+        dtype=dtype,
+    )
+
+
+def _compare_step(comparison: Comparison, limits: Limits, *, control: bool) -> Step:
+    return lambda workers: compare(comparison, workers, limits, control=control)
+
+
+def _scan_step(names: tuple[str, ...], shape: Shape, limits: Limits, cell: str, cap: int) -> Step:
+    return lambda workers: scan(names, shape, workers, limits, cell=cell, cap=cap)
+
+
+def _run(
+    steps: Sequence[Step], chosen: Sequence[Candidate], writer: RecordWriter, console: Console, *, quiet: bool
+) -> bool:
+    """Make all comparisons and write the footer; False when interrupted."""
+    status = console.status("") if console.is_terminal and not quiet else None
+    display: AbstractContextManager[object] = nullcontext() if status is None else status
+
+    def progress(text: str) -> None:
+        if status is not None:
+            status.update(Text(text))
+        elif not quiet:
+            click.echo(text, err=True)
+
+    try:
+        with display, Workers({c.name: c for c in chosen}, writer.write, progress) as workers:
+            for step in steps:
+                writer.write(step(workers))
+    except KeyboardInterrupt:
+        click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
+        return False
+    writer.write(Footer(finished=_now(), trials=0, findings=0))
+    return True
+
+
+def new_record(folder: Path) -> Path:
+    """A record file named after the time, and after a number where two begin in one second."""
+    stamp = datetime.now(UTC).strftime("bench-%Y%m%d-%H%M%S")
+    names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
+    return next(path for name in names if not (path := folder / f"{name}.jsonl").exists())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _present(path: Path, console: Console) -> None:
+    record = read_record(path)
+    html = path.with_suffix(".html")
+    try:
+        html.write_text(render_html(record), encoding="utf-8")
+    except OSError as error:
+        raise ConformanceError(
+            "cannot write the HTML report",
+            where=str(html),
+            got=error.strerror or str(error),
+            hint=f"the record is complete: rnn-conformance report {path} --html FILE",
+        ) from None
+    print_summary(record, console)
+    console.print(Text(headline(record), style="bold"))
+    click.echo(f"record: {path}")
+    click.echo(f"report: {html}")

@@ -1,0 +1,307 @@
+"""The part of a report that is about speed: everything its templates show, from the record and nothing else."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from conformance.record import BenchLine, BenchSide, Incident, Record, ScanLine
+from conformance.report.speed import (
+    Conclusion,
+    Kind,
+    Measured,
+    baseline_of,
+    conclusion,
+    control_of,
+    cores_of,
+    crowded,
+    ratio_text,
+    remark,
+    shape_words,
+    share_text,
+    short,
+    speed_exit_code,
+    speed_headline,
+    speed_problems,
+    spread_of,
+    spread_text,
+    time_text,
+)
+from conformance.report.speed_chart import Growth, Intervals, growth, intervals
+from conformance.report.wording import count, label, number
+
+MOST: Final = 200
+"""At most so many comparisons, and numbers of steps, are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideRow:
+    """One side of a comparison, in words."""
+
+    name: str
+    version: str
+    kind: Kind
+    told: str
+    ratio: str
+    spread: str
+    rounds: str
+    cores: str
+    cpu: str
+    prepared: str
+    share: str
+    path: str
+    remark: str
+    trace: str = ""
+    compiled: str = ""
+    characters: str = ""
+    operations: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonView:
+    """One comparison: its sides, the picture of their ratios, and how it was made."""
+
+    anchor: str
+    title: str
+    name: str
+    shape: str
+    rows: tuple[SideRow, ...]
+    picture: Intervals | None
+    published: str
+    left_out: str
+    how: str
+    machine: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """A comparison in one row: the baseline's time, and what is told of every column's candidate."""
+
+    title: str
+    shape: str
+    anchor: str
+    baseline: str
+    told: tuple[tuple[Kind, str] | None, ...]
+    published: str
+    left_out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanView:
+    """The scans of one shape: pictures, and a table with a part for every number of steps."""
+
+    anchor: str
+    title: str
+    baseline: str
+    pictures: tuple[Growth, ...]
+    steps: tuple[tuple[int, tuple[SideRow, ...], str], ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """All that a record says about speed."""
+
+    columns: tuple[str, ...]
+    glance: tuple[Glance, ...]
+    comparisons: tuple[ComparisonView, ...]
+    scans: tuple[ScanView, ...]
+    more: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedPage:
+    """A report about speed alone."""
+
+    headline: str
+    outcome: str
+    warnings: tuple[str, ...]
+    speed: Speed
+    facts: tuple[tuple[str, str], ...]
+    candidates: tuple[tuple[str, str, str, str, tuple[tuple[str, str], ...]], ...]
+    incidents: tuple[Incident, ...]
+    footer: str
+
+
+def make_speed(record: Record) -> Speed | None:
+    """The part about speed; None when the record has none."""
+    if not record.benches and not record.scans:
+        return None
+    benches = record.benches[:MOST]
+    columns = tuple(
+        dict.fromkeys(side.candidate for line in benches for side in line.sides if side.candidate != line.baseline)
+    )
+    return Speed(
+        columns=tuple(label(name) for name in columns),
+        glance=tuple(_glance(line, columns, place) for place, line in enumerate(benches, start=1)),
+        comparisons=tuple(_comparison(line, place) for place, line in enumerate(benches, start=1)),
+        scans=tuple(_scans(record.scans[:MOST])),
+        more=max(len(record.benches) - MOST, 0) + max(len(record.scans) - MOST, 0),
+    )
+
+
+def make_speed_page(record: Record) -> SpeedPage:
+    """The page of a record that is about speed alone."""
+    speed = make_speed(record)
+    assert speed is not None
+    header, footer = record.header, record.footer
+    lines, state = count(record.lines, "line"), label(record.problem or "complete")
+    return SpeedPage(
+        headline=speed_headline(record),
+        outcome={0: "agrees", 1: "diverges"}.get(speed_exit_code(record), "inconclusive"),
+        warnings=speed_problems(record),
+        speed=speed,
+        facts=(
+            ("Started", label(header.started)),
+            ("Finished", "did not finish" if footer is None else label(footer.finished)),
+            ("Harness", f"rnn-conformance {label(header.harness)}"),
+            ("Command", shlex.join(["rnn-conformance", *map(label, header.arguments)])),
+        ),
+        candidates=tuple(
+            (
+                label(line.name),
+                label(line.title),
+                label(line.version),
+                label(line.environment),
+                tuple((label(k), label(v)) for k, v in sorted(line.facts.items())),
+            )
+            for line in record.candidates
+        ),
+        incidents=record.incidents[:MOST],
+        footer=f"Made from {label(record.path)} ({lines}, {state}) and from nothing else.",
+    )
+
+
+def published_text(line: BenchLine) -> str:
+    """What was published for a comparison, "" for nothing."""
+    if line.published is None:
+        return ""
+    told = line.published
+    ratio = f"about {number(told.ratio, 3)}\N{MULTIPLICATION SIGN}"
+    if told.baseline is not None and told.other is not None:
+        ratio += f" ({time_text(told.baseline)} \N{RIGHTWARDS ARROW} {time_text(told.other)})"
+    return f"published: {ratio}; {label(told.source)}"
+
+
+def _glance(line: BenchLine, columns: Sequence[str], place: int) -> Glance:
+    baseline = baseline_of(line)
+    own = {side.candidate: side for side in line.sides if not side.control}
+    found = None if baseline is None else spread_of(baseline)
+    return Glance(
+        title=label(line.title),
+        shape=shape_words(line),
+        anchor=f"b{place}",
+        baseline="" if found is None else time_text(found.median),
+        told=tuple(_short(conclusion(line, own[name])) if name in own else None for name in columns),
+        published=published_text(line),
+        left_out=label(line.left_out),
+    )
+
+
+def _short(told: Conclusion) -> tuple[Kind, str]:
+    return told.kind, ratio_text(told.ratio) if told.kind in ("faster", "slower") else short(told)
+
+
+def _row(line: Measured, side: BenchSide) -> SideRow:
+    told, found = conclusion(line, side), spread_of(side)
+    costs, cores = side.costs, cores_of(side)
+    return SideRow(
+        name=label(side.candidate) + (", once more" if side.control else ""),
+        version=label(side.version),
+        kind=told.kind,
+        told=told.text,
+        ratio=ratio_text(told.ratio),
+        spread=spread_text(found),
+        rounds="" if found is None else f"{found.count:,} \N{MULTIPLICATION SIGN} {side.calls:,}",
+        cores="" if cores is None else number(cores, 2),
+        cpu=ratio_text(told.cpu),
+        prepared=time_text(side.prepare_seconds),
+        share=share_text(side),
+        path=label(side.path),
+        remark=remark(side, line.shape[0]),
+        trace="" if costs is None else time_text(costs.trace_seconds),
+        compiled="" if costs is None else time_text(costs.compile_seconds),
+        characters="" if costs is None else f"{costs.characters:,}",
+        operations="" if costs is None else f"{costs.operations:,}",
+    )
+
+
+def _comparison(line: BenchLine, place: int) -> ComparisonView:
+    rows = tuple(_row(line, side) for side in line.sides)
+    drawn = []
+    for side, row in zip(line.sides, rows, strict=True):
+        told = conclusion(line, side)
+        if told.ratio is not None:
+            drawn.append((row.name, told.kind, told.ratio, row.ratio))
+    return ComparisonView(
+        anchor=f"b{place}",
+        title=label(line.title),
+        name=label(line.name),
+        shape=shape_words(line),
+        rows=() if line.left_out else rows,
+        picture=intervals(drawn, control_of(line)),
+        published=published_text(line),
+        left_out=label(line.left_out),
+        how="; ".join(text for text in (label(line.ended), crowded(line)) if text),
+        machine=tuple((label(k), label(v)) for k, v in sorted(line.machine.items())),
+    )
+
+
+def _scans(lines: Sequence[ScanLine]) -> Iterator[ScanView]:
+    """One view for every cell and shape but for the number of steps."""
+    groups: dict[tuple[str, str, int, int, int, str], list[ScanLine]] = {}
+    for line in lines:
+        batch, _, features, hidden = line.shape
+        groups.setdefault((line.cell, line.dtype, batch, features, hidden, line.baseline), []).append(line)
+    for place, ((cell, dtype, batch, features, hidden, baseline), own) in enumerate(groups.items(), start=1):
+        names = dict.fromkeys(side.candidate for line in own for side in line.sides)
+        yield ScanView(
+            anchor=f"s{place}",
+            title=f"{label(cell)}, batch {batch}, {features} inputs, {hidden} units, {label(dtype)}",
+            baseline=label(baseline),
+            pictures=tuple(_pictures(own, list(names))),
+            steps=tuple(
+                (line.shape[1], tuple(_row(line, side) for side in line.sides), label(line.ended)) for line in own
+            ),
+            remarks=tuple(dict.fromkeys(scan_remarks(own)))[:MOST],
+        )
+
+
+def scan_remarks(own: Sequence[ScanLine]) -> Iterator[str]:
+    """What else a reader must know of the sides, and of a machine that was busy."""
+    for line in own:
+        for side in line.sides:
+            told = remark(side, line.shape[0])
+            if side.left_out:
+                yield f"T = {line.shape[1]}: {label(side.candidate)}: {label(side.left_out)}"
+            elif told:
+                rows = f" at T = {line.shape[1]}" if 0 < side.rows < line.shape[0] else ""
+                yield f"{label(side.candidate)}{rows}: {told}"
+        if crowded(line):
+            yield f"T = {line.shape[1]}: {crowded(line)}"
+
+
+def _pictures(own: Sequence[ScanLine], names: Sequence[str]) -> Iterator[Growth]:
+    """Tracing and compiling, program size, and run time, each against the number of steps."""
+    ready: dict[str, list[tuple[int, float]]] = {label(name): [] for name in names}
+    size: dict[str, list[tuple[int, float]]] = {label(name): [] for name in names}
+    ran: dict[str, list[tuple[int, float]]] = {label(name): [] for name in names}
+    for line in own:
+        for side in line.sides:
+            name, time = label(side.candidate), line.shape[1]
+            if side.costs is not None:
+                ready[name].append((time, side.costs.trace_seconds + side.costs.compile_seconds))
+                size[name].append((time, float(side.costs.characters)))
+            found = spread_of(side)
+            if found is not None:
+                ran[name].append((time, found.median))
+    for title, unit, series in (
+        ("Tracing and compiling", "seconds", ready),
+        ("Size of the traced program", "characters", size),
+        ("Running, a call", "seconds", ran),
+    ):
+        picture = growth(title, unit, series)
+        if picture is not None:
+            yield picture
