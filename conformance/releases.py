@@ -1,8 +1,9 @@
 """Which releases of a distribution there are: asked of the package index by its own clients, and remembered.
 
-pip lists them (it knows the site's mirrors, certificates and find-links, and leaves out what has no file for this
-Python and platform), uv tells of each whether it was yanked. What they said is kept in the user's cache: it is used
-again for an hour, and, if nobody can be asked, for as long as there is nothing better, which is said.
+pip lists them: it knows the site's mirrors, certificates and find-links, and leaves out what has no wheel for this
+Python and platform, and what was yanked. uv tells why one that was named is not among them. What pip said is kept in
+the user's cache: it is used again for an hour, and, if nobody can be asked, for as long as there is nothing better,
+which is said.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,15 +32,13 @@ from conformance.installer import Progress, Uv, find_uv, index_versions
 from conformance.resolution import offered
 
 FRESH: Final = timedelta(hours=1)
-_ASKED_AT_ONCE: Final = 4
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A version list as it is kept. yanked: version -> reason, of the versions that were asked about, "" if not."""
+    """A version list as it is kept, oldest first."""
 
     fetched: str
     versions: tuple[str, ...]
-    yanked: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +84,13 @@ def parse_span(text: str) -> Span:
     return span
 
 
-def releases(distribution: str, span: Span, *, pre: bool = False, yanked: bool = False, progress: Progress) -> Listing:
-    """The releases of a distribution in a range, oldest first; those that have a file for this Python and platform.
+def releases(
+    distribution: str, span: Span, *, pre: bool = False, also: Sequence[str] = (), progress: Progress
+) -> Listing:
+    """The releases of a distribution in a range, oldest first, that have a wheel for this Python and platform.
 
-    pre: pre-releases, too (also when an end of the range is one); yanked: those that were withdrawn, too.
+    pre: pre-releases, too (also when an end of the range is one). also: releases to try although pip does not list
+        them, because they were yanked or are pre-releases.
 
     Raises
     ------
@@ -102,23 +103,19 @@ def releases(distribution: str, span: Span, *, pre: bool = False, yanked: bool =
     if kept is None or datetime.now(UTC) - datetime.fromisoformat(kept.fetched) > FRESH:
         kept = _asked(distribution, kept, pre=pre, progress=progress)
         _write(path, kept)
-    inside = [version for version in kept.versions if Version(version) in span]
-    if not yanked and (unasked := [version for version in inside if version not in kept.yanked]):
-        kept = msgspec.structs.replace(kept, yanked=kept.yanked | _yanked(distribution, unasked, progress))
-        _write(path, kept)
+    inside = {version for version in kept.versions if Version(version) in span} | set(also)
     left_out = {
-        str(end): _why_missing(distribution, str(end), progress) for end in span.ends if str(end) not in kept.versions
+        str(end): _why_missing(distribution, str(end), progress)
+        for end in span.ends
+        if str(end) not in kept.versions and str(end) not in also
     }
-    if not yanked:
-        left_out |= {version: f"yanked: {why}" for version in inside if (why := kept.yanked.get(version, ""))}
-    versions = tuple(version for version in inside if version not in left_out)
-    if not versions:
+    if not inside:
         raise SpecError(
             f"no release of {distribution} to try",
-            got=f"{span}; " + "; ".join(f"{version}: {why}" for version, why in left_out.items()),
-            wanted=f"releases for this Python and platform; there are {_some(kept.versions)}",
+            got="; ".join([str(span), *(f"{version}: {why}" for version, why in left_out.items())]),
+            wanted=f"releases for this Python and platform; there are {_some(kept.versions) or 'none'}",
         )
-    return Listing(versions=versions, left_out=left_out)
+    return Listing(versions=tuple(sorted(inside, key=Version)), left_out=left_out)
 
 
 def _some(versions: Sequence[str]) -> str:
@@ -145,7 +142,7 @@ def _asked(distribution: str, kept: _Kept | None, *, pre: bool, progress: Progre
     # What differs in its local part only (2.13.0, 2.13.0+cpu) is one release.
     found = sorted({Version(Version(version).public) for version in versions})
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return _Kept(fetched=now, versions=tuple(map(str, found)), yanked={} if kept is None else kept.yanked)
+    return _Kept(fetched=now, versions=tuple(map(str, found)))
 
 
 def _reached(uv: Uv, distribution: str) -> None:
@@ -161,30 +158,12 @@ def _reached(uv: Uv, distribution: str) -> None:
 def _why_missing(distribution: str, version: str, progress: Progress) -> str:
     """Why the index lists no such release for this Python and platform, in one line."""
     try:
-        offered(find_uv(progress), f"{distribution}=={version}")
+        offer = offered(find_uv(progress), f"{distribution}=={version}")
     except EnvironmentUnavailable as error:
         cause = re.search(r"cause: (?:Because )?(.*?)(?:, we can conclude.*)?$", error.got, re.MULTILINE)
         return error.what.partition(";")[0] + ("" if cause is None else f": {cause[1]}")
-    return "not among the releases that pip lists for this Python and platform"
-
-
-def _yanked(distribution: str, versions: Sequence[str], progress: Progress) -> dict[str, str]:
-    """Which of these were withdrawn, and why; one about which nothing is to be had is missing from the answer."""
-    found: dict[str, str] = {}
-    try:
-        uv = find_uv(progress)
-    except EnvironmentUnavailable as error:
-        progress(f"{error.what}: it is unknown which releases were yanked")
-        return found
-
-    def ask(version: str) -> tuple[str, str | None]:
-        try:
-            return version, offered(uv, f"{distribution}=={version}").yanked
-        except EnvironmentUnavailable:
-            return version, None
-
-    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        return {version: why for version, why in pool.map(ask, versions) if why is not None}
+    hint = f"; --also {version} tries it all the same"
+    return (f"yanked: {offer.yanked}" if offer.yanked else "not among the releases that pip lists") + hint
 
 
 # --- What is remembered ---
