@@ -52,13 +52,14 @@ class Settings:
     """What a run depends on.
 
     examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
-    only: run this one case instead; database: folder of kept failures, None to keep none; keep: writes a case file and
+    shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept failures, None to keep none; keep: writes a case file and
         returns its path.
     """
 
     examples: int
     seed: int
     wide: bool = False
+    shrink: bool = True
     only: Case | None = None
     database: Path | None = None
     keep: Callable[[Group, Case], Path] | None = None
@@ -288,7 +289,7 @@ def _generated(state: _Examination) -> _Failure | None:
         max_examples=examples,
         database=_database(group, state.host.version, chosen.database),
         deadline=None,
-        phases=(Phase.reuse, Phase.generate, Phase.shrink),
+        phases=(Phase.reuse, Phase.generate, *((Phase.shrink,) if chosen.shrink else ())),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
         print_blob=False,
