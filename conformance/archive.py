@@ -191,10 +191,13 @@ def at_release(group: Group, version: str) -> Group:
 def state_of(verdict: Verdict) -> State:
     """What a verdict says of a release, without the numbers that differ from one to the next."""
     match verdict:
-        case Agrees():
-            return State(kind="answer", label="agrees")
-        case Diverges(faults=faults):
-            return State(kind="answer", label=f"diverges ({', '.join(faults) or 'none of the catalogue'})")
+        case Agrees(share=share):
+            return State(kind="answer", label="agrees", detail=f"largest share of the bound {share:.3g}")
+        case Diverges(faults=faults, evidence=evidence):
+            size = evidence.largest_difference
+            detail = "" if size is None else f"largest difference {size:.3g}"
+            label = f"diverges ({', '.join(faults) or 'none of the catalogue'})"
+            return State(kind="answer", label=label, detail=detail)
         case Unrepresentable(parameters=parameters, subspace=subspace):
             inner = State(kind="answer", label="not run") if subspace is None else state_of(subspace)
             label = f"{inner.label} where it can represent (no place for {', '.join(parameters)})"

@@ -52,8 +52,8 @@ class Settings:
     """What a run depends on.
 
     examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
-    shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept failures, None to keep none; keep: writes a case file and
-        returns its path.
+    shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept
+        failures, None to keep none; keep: writes a case file and returns its path.
     """
 
     examples: int

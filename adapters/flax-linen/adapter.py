@@ -19,6 +19,12 @@ from flax.traverse_util import unflatten_dict
 
 from conformance.worker.api import Result, WorkerCase, assemble, attest, block, distribute, prefix_of
 
+# Older releases of JAX have it under another name only.
+if hasattr(jax, "enable_x64"):
+    enable_x64 = jax.enable_x64
+else:
+    from jax.experimental import enable_x64
+
 CLASSES = {"gru": "GRUCell", "lstm": "LSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
 ACTIVATIONS = {"elman": nn.tanh, "elman_relu": nn.relu}
 # One dense layer per gate; kernels are (in, out), the transpose of the canonical (out, in).
@@ -153,7 +159,7 @@ def run(case: WorkerCase) -> Result:
     inputs = jax.tree.map(lambda array: array.astype(dtype), (params, case.x, carry))
     gradients = {}
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         if case.inputs_back:
             inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
         if case.cotangents is None:

@@ -18,6 +18,12 @@ from flax.traverse_util import unflatten_dict
 
 from conformance.worker.api import Result, WorkerCase, assemble, attest, block, distribute, prefix_of
 
+# Older releases of JAX have it under another name only.
+if hasattr(jax, "enable_x64"):
+    enable_x64 = jax.enable_x64
+else:
+    from jax.experimental import enable_x64
+
 CLASSES = {"gru": "GRUCell", "lstm": "OptimizedLSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
 ACTIVATIONS = {"elman": nnx.tanh, "elman_relu": nnx.relu}
 # Gates in columns: kernels are (in, gates out), the transpose of the stacked canonical matrices.
@@ -174,7 +180,7 @@ def run(case: WorkerCase) -> Result:
         path = "flax.nnx.RNN({layer})(x, initial_carry)"
     gradients = {}
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         graph, name = definition(case.cell, case.x.shape[-1], case.hidden, case.dtype)
         if case.inputs_back:
             inputs = jax.device_put(inputs)  # otherwise the call does it, in less time

@@ -39,7 +39,8 @@ def bisect(candidate: str, span: str, probes: int, scan: bool, **chosen: Any) ->
     began = time.monotonic()
     histories = _histories(asked, probes=probes, scan=scan)
     _present(asked, histories, time.monotonic() - began)
-    sys.exit(0 if all(history.runs for history in histories.values()) else 3)
+    told_all = all(any(run.state.kind == "answer" for run in history.runs) for history in histories.values())
+    sys.exit(0 if told_all else 3)
 
 
 def _histories(asked: Subject, *, probes: int, scan: bool) -> dict[Question, History]:
