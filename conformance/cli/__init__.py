@@ -4,7 +4,7 @@ Exit codes: 0 nothing diverges; 1 something diverges; 2 bad usage or input; 3 co
 environment or worker broke, an answer is inconclusive, nothing was compared, interrupted).
 """
 
-from conformance.cli import bisect, catalogue, env, figures, report, run, trend
+from conformance.cli import bisect, catalogue, env, figures, replay, report, run, trend
 from conformance.cli.root import main
 
-__all__ = ["bisect", "catalogue", "env", "figures", "main", "report", "run", "trend"]
+__all__ = ["bisect", "catalogue", "env", "figures", "main", "replay", "report", "run", "trend"]
