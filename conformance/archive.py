@@ -36,8 +36,11 @@ from conformance.record import Finding, Footer, Line, Record, RecordWriter, Tria
 from conformance.run import Silent, header, run
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
-# Surfaces: they decide nothing.
-_SURFACES: Final = ("cli", "report", "suite")
+# Folders and modules that decide no answer.
+_SURFACES: Final = frozenset(
+    ("cli", "report", "suite", "bisect.py", "trend.py", "replay.py", "releases.py", "kept.py", "display.py")
+    + ("figures.py", "smoke.py", "pytest_plugin.py", "repro.py")
+)
 
 # Variant, requirement, dtype.
 Question: TypeAlias = tuple[str, str, str]
@@ -246,7 +249,7 @@ def _environments() -> frozenset[str]:
 @cache
 def _source() -> str:
     """A digest of all of the harness that decides an answer, and of the shared weights."""
-    files = [path for path in PACKAGE.rglob("*.py") if not set(path.relative_to(PACKAGE).parts) & {*_SURFACES}]
+    files = [path for path in PACKAGE.rglob("*.py") if not set(path.relative_to(PACKAGE).parts) & _SURFACES]
     return _digest([*files, *(data_folder("fixtures") / "weights").glob("*.safetensors")])
 
 

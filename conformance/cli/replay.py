@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from conformance.cli.root import adapter_option, main, reported
 from conformance.discover import find_adapters
@@ -63,7 +60,8 @@ def replay(
             "no kept failures", where=where, wanted="case files or records of runs in which something diverged"
         )
     results = replay_kept(kept, adapters, told=say, case_seconds=deadline)
-    Console().print(_table(results))
+    for result in results:
+        click.echo(_line(result))
     counts = Counter(result.answer for result in results)
     click.echo(", ".join(f"{count} {answer}" for answer, count in counts.items()))
     sys.exit(exit_code(results))
@@ -81,16 +79,9 @@ def _named(files: Sequence[Path]) -> list[Kept]:
     return kept
 
 
-def _table(results: Sequence[Replayed]) -> Table:
-    table = Table("answer", "candidate", "requirement", "release: then, now", "detail")
-    table.columns[0].no_wrap = True
-    for result in results:
-        failure = result.kept.failure
-        if failure is None:
-            cells = (result.answer, "", "", "", f"{result.kept.source}: {result.detail}")
-        else:
-            releases = f"{failure.version or '?'}, {result.version or '?'}"
-            name = f"{failure.requirement} {failure.dtype}"
-            cells = (result.answer, failure.candidate, name, releases, result.detail)
-        table.add_row(*map(Text, cells))
-    return table
+def _line(result: Replayed) -> str:
+    failure = result.kept.failure
+    if failure is None:
+        return f"{result.answer}: {result.kept.source}: {result.detail}"
+    releases = f"{failure.version or 'unknown'} then, {result.version or 'not run'} now"
+    return f"{result.answer}: {failure.candidate} {failure.requirement} {failure.dtype} ({releases}): {result.detail}"
