@@ -38,8 +38,10 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepres
 
 # Folders and modules that decide no answer.
 _SURFACES: Final = frozenset(
-    ("cli", "report", "suite", "bisect.py", "trend.py", "replay.py", "releases.py", "kept.py", "display.py")
-    + ("figures.py", "smoke.py", "pytest_plugin.py", "repro.py")
+    (
+        *("cli", "report", "suite", "pytest_plugin.py", "display.py", "figures.py", "smoke.py", "repro.py"),
+        *("bisect.py", "trend.py", "replay.py", "releases.py", "kept.py"),
+    )
 )
 
 # Variant, requirement, dtype.

@@ -26,7 +26,7 @@ from typing import Any, Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from conformance.errors import EnvironmentUnavailable
+from conformance.errors import EnvironmentUnavailable, Unreachable
 from conformance.installer import Progress, Uv, find_uv
 from conformance.pins import parse_requirement
 
@@ -35,6 +35,8 @@ OLDEST_PYTHON: Final = (3, 11)
 GRACE: Final = timedelta(days=2)
 
 _CUDA: Final = re.compile(r"(nvidia|cuda)[-_].*|.*[-_]cu1\d", re.IGNORECASE)
+# What uv says of a release that is there for no Python at all.
+_NOWHERE: Final = "there is no version of"
 _WHEELS: Final = ("--no-build",)
 # Companions whose build takes a compiler and many minutes.
 _SOURCES: Final = ("--only-binary", "numpy", "--only-binary", "scipy")
@@ -78,7 +80,11 @@ def resolved(requirements: Sequence[str], distribution: str, *, progress: Progre
     for python in _pythons(uv):
         try:
             offer = offered(uv, own, python=python)
+        except Unreachable:
+            raise
         except EnvironmentUnavailable as error:
+            if _NOWHERE in error.got:
+                raise
             first = first or error
             continue
         if first is not None:
@@ -122,9 +128,13 @@ def _companions(uv: Uv, requirements: Sequence[str], offer: Offer, python: Path,
     if offer.uploaded is not None:
         until = (offer.uploaded + GRACE).strftime("%Y-%m-%dT%H:%M:%SZ")
         for how in (_WHEELS, _SOURCES):
-            with suppress(EnvironmentUnavailable):
+            try:
                 pins = _pins(uv, requirements, python, [*how, "--exclude-newer", until])
-                return Resolution(pins=pins, python=python, until=until, built=how is _SOURCES)
+            except Unreachable:
+                raise
+            except EnvironmentUnavailable:
+                continue
+            return Resolution(pins=pins, python=python, until=until, built=how is _SOURCES)
         progress(f"{asked}: no companions until {until} fit, taking the newest that do")
     return Resolution(pins=_pins(uv, requirements, python, _WHEELS), python=python)
 
