@@ -444,13 +444,13 @@ def _make(folder: Path, name: str, requirements: tuple[str, ...], release_of: st
     progress(f"making {folder.name}")
     partial = _new_partial(folder)
     try:
-        found = resolved(requirements, release_of, progress=progress) if release_of else None
+        uv = installer.find_uv(progress)
+        found = resolved(requirements, release_of, progress=progress, uv=uv) if release_of else None
         if found is None:
-            installer.install(partial, requirements, progress=progress)
+            installer.install(partial, requirements, progress=progress, uv=uv)
         else:
-            installer.install(
-                partial, found.pins, progress=progress, python=found.python, exactly=True, build=found.built
-            )
+            pins, python = found.pins, found.python
+            installer.install(partial, pins, progress=progress, python=python, exactly=True, build=found.built, uv=uv)
         version, packages = _probe(_python_in(partial), "The new environment's interpreter does not work")
         facts = _Facts(
             name=name,

@@ -96,20 +96,21 @@ def install(
     python: Path | None = None,
     exactly: bool = False,
     build: bool = True,
+    uv: Uv | None = None,
 ) -> None:
     """Make a virtual environment in an empty folder, and install into it.
 
     Its scripts stay usable when the folder is renamed. What a failure leaves in the folder is the caller's.
 
     python: its base interpreter, by default the harness's own. exactly: the requirements are everything.
-    build: whether sources may be built.
+    build: whether sources may be built. uv: found already.
 
     Raises
     ------
     EnvironmentUnavailable: no such release, nothing can be downloaded, a source that does not build, uv or pip
         missing, pip's settings not readable.
     """
-    uv = find_uv(progress)
+    uv = uv or find_uv(progress)
     create = ["venv", "--no-project", "--relocatable", "--python", str(python or sys.executable), str(folder)]
     uv.run(create, requirements)
     progress(f"installing {', '.join(requirements)}")

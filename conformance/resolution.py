@@ -66,7 +66,7 @@ class Offer:
     yanked: str
 
 
-def resolved(requirements: Sequence[str], distribution: str, *, progress: Progress) -> Resolution:
+def resolved(requirements: Sequence[str], distribution: str, *, progress: Progress, uv: Uv | None = None) -> Resolution:
     """Decide what the environment of one release of `distribution` gets; the rest of `requirements` is for all.
 
     Raises
@@ -74,7 +74,7 @@ def resolved(requirements: Sequence[str], distribution: str, *, progress: Progre
     EnvironmentUnavailable: no such release, none with a wheel for a Python that is installed, requirements that exclude
         each other, CUDA, nothing can be downloaded, uv or pip missing.
     """
-    uv = find_uv(progress)
+    uv = uv or find_uv(progress)
     own = next(line for line in requirements if _names(line, distribution))
     first: EnvironmentUnavailable | None = None
     for python in _pythons(uv):
