@@ -6,6 +6,7 @@ import re
 
 from conformance.bisect import History, State, search
 from conformance.report.history import reasons, told, tried, warnings
+from conformance.report.html import part
 from conformance.report.trend import explained, legend, marks, render_trend
 from conformance.trend import Matrix, Row
 
@@ -119,6 +120,20 @@ def test_the_page_shows_every_cell_twice_and_is_inert() -> None:
     assert "not monotone" not in page
     assert explained(matrix("a-"))["2.0"].startswith("yanked")
     assert render_trend(matrix("ada")).count("not monotone") == 1
+
+
+def test_a_mark_never_has_the_fill_of_its_cell() -> None:
+    """Every rule that fills cells names rectangles: one that also fills the letters makes them vanish."""
+    style = part("trend.css")
+    rules = re.findall(r"\.trend svg ([^{]*)\{([^}]*)\}", style)
+    fills = {selector.strip(): re.search(r"fill: ([^;]+);", body) for selector, body in rules}
+    for kind in ("agrees", "diverges", "other", "unavailable"):
+        own = {element: fills.get(f"{element}.{kind}") or fills[element] for element in ("rect", "text")}
+        assert own["rect"] is not None
+        letter = own["text"] or fills["text"]
+        assert letter is not None
+        assert letter[1] != own["rect"][1]
+    assert all(selector.strip().startswith(("rect", "text", "pattern")) for selector, _ in rules if "fill" in _)
 
 
 def test_whether_anything_was_answered() -> None:
