@@ -45,6 +45,7 @@ from packaging.requirements import Requirement
 from conformance import installer
 from conformance.errors import EnvironmentUnavailable, SpecError
 from conformance.pins import parse_requirement
+from conformance.resolution import resolved
 
 CACHE_VARIABLE: Final = "RNN_CONFORMANCE_CACHE"
 OLDEST_PYTHON: Final = (3, 11)
@@ -98,6 +99,7 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
     packages: dict[str, str]
     python: str
     created: str
+    until: str = ""
 
 
 class Managed(_Facts, frozen=True, kw_only=True):
@@ -108,6 +110,7 @@ class Managed(_Facts, frozen=True, kw_only=True):
     key: folder name, unique; name: the readable part that it was asked for by.
     requirements: what was asked for; packages: distribution -> version, what came.
     python: version of its interpreter.
+    until: nothing newer was taken, ISO 8601; "" where the newest that fit were.
     created, used: ISO 8601, UTC; when it was made, and when it was last handed out.
     bytes: apparent size; files may share their blocks with uv's cache.
     path: its folder.
@@ -193,7 +196,12 @@ def cache_root() -> Path:
 
 
 def managed(
-    name: str, requirements: Sequence[str], *, progress: Progress = _silent, wait_s: float = _WAIT_S
+    name: str,
+    requirements: Sequence[str],
+    *,
+    release_of: str = "",
+    progress: Progress = _silent,
+    wait_s: float = _WAIT_S,
 ) -> Interpreter:
     """Find the environment of these requirements, or make it.
 
@@ -204,6 +212,8 @@ def managed(
     ----------
     name: readable part of the environment's folder name.
     requirements: as `requirements_for` returns them; their order does not matter.
+    release_of: the distribution of which one release was asked for, perhaps an old one: it gets the companions of its
+        time, see `resolution`.
     progress: told one line per stage; nothing is said when the environment is there already.
     wait_s: how long to wait for another process that is making this environment.
 
@@ -228,7 +238,7 @@ def managed(
         with _locked(folder, wait_s=wait_s, progress=progress):
             if not _complete(folder):  # else another process made it while we waited
                 _remove(folder)
-                _make(folder, name, lines, progress)
+                _make(folder, name, lines, release_of, progress)
     return interpreter
 
 
@@ -428,13 +438,19 @@ def _cache(verb: str) -> Iterator[None]:
         ) from None
 
 
-def _make(folder: Path, name: str, requirements: tuple[str, ...], progress: Progress) -> None:
+def _make(folder: Path, name: str, requirements: tuple[str, ...], release_of: str, progress: Progress) -> None:
     """Build an environment and give it its place. The caller holds its lock."""
     began = time.monotonic()
     progress(f"making {folder.name}")
     partial = _new_partial(folder)
     try:
-        installer.install(partial, requirements, progress=progress)
+        uv = installer.find_uv(progress)
+        found = resolved(requirements, release_of, progress=progress, uv=uv) if release_of else None
+        if found is None:
+            installer.install(partial, requirements, progress=progress, uv=uv)
+        else:
+            pins, python = found.pins, found.python
+            installer.install(partial, pins, progress=progress, python=python, exactly=True, build=found.built, uv=uv)
         version, packages = _probe(_python_in(partial), "The new environment's interpreter does not work")
         facts = _Facts(
             name=name,
@@ -442,6 +458,7 @@ def _make(folder: Path, name: str, requirements: tuple[str, ...], progress: Prog
             packages=dict(sorted(packages.items())),
             python=_dotted(version),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            until="" if found is None else found.until,
         )
         (partial / _FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
         partial.replace(folder)

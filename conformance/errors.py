@@ -53,3 +53,7 @@ class EnvironmentUnavailable(ConformanceError):
     """An environment that cannot be made: no such release, nothing can be downloaded, folder not writable."""
 
     exit_code = 3
+
+
+class Unreachable(EnvironmentUnavailable):
+    """Nothing can be downloaded: it says nothing about what there would be."""

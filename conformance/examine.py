@@ -31,6 +31,7 @@ from conformance.gradient import gradients, judge_gradients, visible_gradient_fa
 from conformance.host import Host, Interrupted
 from conformance.inputs import lattice_of, plainly, shipped_cases
 from conformance.judge import TrialVerdict, combine, judge, observed_of, visible_faults
+from conformance.kept import Failure
 from conformance.plan import Group
 from conformance.record import ArrayPair, CaseSummary, Example, Finding, Incident, Line, Trial
 from conformance.record import Phase as TrialPhase
@@ -52,16 +53,17 @@ class Settings:
     """What a run depends on.
 
     examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
-    only: run this one case instead; database: folder of kept failures, None to keep none; keep: writes a case file and
-        returns its path.
+    shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept
+        failures, None to keep none; keep: writes a case file and returns its path.
     """
 
     examples: int
     seed: int
     wide: bool = False
+    shrink: bool = True
     only: Case | None = None
     database: Path | None = None
-    keep: Callable[[Group, Case], Path] | None = None
+    keep: Callable[[Group, Case, Failure], Path] | None = None
     stopped: Callable[[], bool] = field(default=lambda: False)
 
 
@@ -227,7 +229,7 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
         trials=len(state.verdicts),
         seconds=state.seconds,
         visible=visible,
-        example=None if failed is None else _example(group, settings, failed),
+        example=None if failed is None else _example(group, settings, failed, host.version),
     )
 
 
@@ -288,7 +290,7 @@ def _generated(state: _Examination) -> _Failure | None:
         max_examples=examples,
         database=_database(group, state.host.version, chosen.database),
         deadline=None,
-        phases=(Phase.reuse, Phase.generate, Phase.shrink),
+        phases=(Phase.reuse, Phase.generate, *((Phase.shrink,) if chosen.shrink else ())),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
         print_blob=False,
@@ -348,7 +350,7 @@ def slug(group: Group) -> str:
     return "".join(c if c.isalnum() or c in "-._=" else "_" for c in text)
 
 
-def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
+def _example(group: Group, chosen: Settings, failure: _Failure, version: str) -> Example:
     base, case, observed = failure.judged.case, failure.shown.case, failure.shown.observed
     with np.errstate(over="ignore", invalid="ignore"):
         truth = cell_named(case.cell).run(case)
@@ -363,7 +365,7 @@ def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
     except ConformanceError:
         further = ()
     try:
-        path = None if chosen.keep is None else chosen.keep(group, base)
+        path = None if chosen.keep is None else chosen.keep(group, base, _kept(group, failure.verdict, version))
     except OSError:
         path = None
     words = ["rnn-conformance", "run", group.candidate.name, "-k", group.requirement.name]
@@ -381,6 +383,17 @@ def _example(group: Group, chosen: Settings, failure: _Failure) -> Example:
         repro=repro,
         command=shlex.join(words),
         further=further,
+    )
+
+
+def _kept(group: Group, verdict: Diverges, version: str) -> Failure:
+    return Failure(
+        candidate=group.candidate.name,
+        version=version,
+        requirement=group.requirement.name,
+        dtype=group.dtype,
+        faults=verdict.faults,
+        size=verdict.evidence.largest_difference,
     )
 
 

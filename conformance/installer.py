@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from conformance.errors import EnvironmentUnavailable
+from conformance.errors import EnvironmentUnavailable, Unreachable
 
 Progress = Callable[[str], None]
 
@@ -48,16 +48,31 @@ class PipSettings:
     retries: int | None = None
 
 
-def install(folder: Path, requirements: Sequence[str], *, progress: Progress) -> None:
-    """Make a virtual environment of the harness's own Python in an empty folder, and install into it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uv:
+    """uv, told pip's settings: arguments of its ``pip install`` and ``pip compile``, and variables for all of it."""
 
-    Its scripts stay usable when the folder is renamed. What a failure leaves in the folder is the caller's.
+    binary: str
+    arguments: tuple[str, ...]
+    variables: Mapping[str, str]
 
-    Raises
-    ------
-    EnvironmentUnavailable: no such release, nothing can be downloaded, a source that does not build, uv or pip
-        missing, pip's settings not readable.
-    """
+    def run(
+        self, command: Sequence[str], requirements: Sequence[str], *, given: str = "", fresh: bool = False
+    ) -> tuple[str, str]:
+        """Run uv and return what it said on its two streams.
+
+        given: its standard input; fresh: whether its answers must come from the network, not from its cache.
+
+        Raises
+        ------
+        EnvironmentUnavailable: it failed, for one of the reasons of `install`.
+        """
+        variables = {**self.variables, **({"UV_NO_CACHE": "1"} if fresh else {})}
+        return _run_uv(self.binary, command, variables, requirements, given)
+
+
+def find_uv(progress: Progress) -> Uv:
+    """Find uv, and tell it pip's settings; EnvironmentUnavailable when one of them is missing or cannot be read."""
     try:
         from uv import find_uv_bin  # noqa: PLC0415 - without uv, all but making environments works
 
@@ -70,10 +85,37 @@ def install(folder: Path, requirements: Sequence[str], *, progress: Progress) ->
             hint="pip install uv, beside rnn-conformance",
         ) from None
     arguments, variables = _for_uv(_existing(pip_settings(_pip_config()), progress))
-    create = ["venv", "--no-project", "--relocatable", "--python", sys.executable, str(folder)]
-    _run_uv(uv, create, variables, requirements)
+    return Uv(binary=uv, arguments=tuple(arguments), variables=variables)
+
+
+def install(
+    folder: Path,
+    requirements: Sequence[str],
+    *,
+    progress: Progress,
+    python: Path | None = None,
+    exactly: bool = False,
+    build: bool = True,
+    uv: Uv | None = None,
+) -> None:
+    """Make a virtual environment in an empty folder, and install into it.
+
+    Its scripts stay usable when the folder is renamed. What a failure leaves in the folder is the caller's.
+
+    python: its base interpreter, by default the harness's own. exactly: the requirements are everything.
+    build: whether sources may be built. uv: found already.
+
+    Raises
+    ------
+    EnvironmentUnavailable: no such release, nothing can be downloaded, a source that does not build, uv or pip
+        missing, pip's settings not readable.
+    """
+    uv = uv or find_uv(progress)
+    create = ["venv", "--no-project", "--relocatable", "--python", str(python or sys.executable), str(folder)]
+    uv.run(create, requirements)
     progress(f"installing {', '.join(requirements)}")
-    _run_uv(uv, ["pip", "install", "--python", str(folder), *arguments, *requirements], variables, requirements)
+    limits = [*(["--no-deps"] if exactly else []), *([] if build else ["--no-build"])]
+    uv.run(["pip", "install", "--python", str(folder), *limits, *uv.arguments, *requirements], requirements)
 
 
 def tail(text: str, *, lines: int = 12, characters: int = 1600) -> str:
@@ -110,8 +152,10 @@ def _for_uv(settings: PipSettings) -> tuple[list[str], dict[str, str]]:
     return arguments, {name: value for name, value in variables.items() if value}
 
 
-def _run_uv(uv: str, arguments: Sequence[str], variables: Mapping[str, str], requirements: Sequence[str]) -> None:
-    """Run uv; raise `EnvironmentUnavailable` with what it said."""
+def _run_uv(
+    uv: str, arguments: Sequence[str], variables: Mapping[str, str], requirements: Sequence[str], given: str
+) -> tuple[str, str]:
+    """Run uv and return what it said; raise `EnvironmentUnavailable` with that when it failed."""
     command = [uv, *arguments, "--no-python-downloads", "--no-progress", "--color", "never"]
     # Which interpreter to use is said by argument; these would say otherwise.
     inherited = {name: value for name, value in os.environ.items() if name not in ("UV_PYTHON", "UV_SYSTEM_PYTHON")}
@@ -119,7 +163,7 @@ def _run_uv(uv: str, arguments: Sequence[str], variables: Mapping[str, str], req
     elsewhere = Path(uv).anchor  # the settings of a project that the user happens to stand in are not ours
     try:
         done = subprocess.run(
-            command, cwd=elsewhere, env=variables, capture_output=True, stdin=subprocess.DEVNULL, check=False
+            command, cwd=elsewhere, env=variables, capture_output=True, input=given.encode(), check=False
         )
     except OSError as error:
         raise EnvironmentUnavailable(
@@ -128,6 +172,7 @@ def _run_uv(uv: str, arguments: Sequence[str], variables: Mapping[str, str], req
     if done.returncode:
         said = _without_passwords(done.stderr.decode("utf-8", "replace"))
         raise _explained(said, requirements, f"exit code {done.returncode}\n{tail(said)}".strip())
+    return done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
 def _without_passwords(text: str) -> str:
@@ -141,15 +186,23 @@ class _Failure(NamedTuple):
     what: str
     hint: str = ""
     wanted: str = ""
+    kind: type[EnvironmentUnavailable] = EnvironmentUnavailable
 
 
 _OFFLINE: Final = _Failure(
     ("network was disabled", "network connectivity is disabled"),
     "uv is told to stay offline, and its cache does not have everything",
     "unset UV_OFFLINE, or make the environment while there is a network",
+    kind=Unreachable,
 )
 _NO_RELEASE: Final = _Failure(
-    ("no version of", "was not found in", "no wheels with a matching", "incompatible with the current"),
+    (
+        "no version of",
+        "no usable wheels",
+        "was not found in",
+        "no wheels with a matching",
+        "incompatible with the current",
+    ),
     "No such release",
     "`pip index versions NAME` lists what there is",
     wanted=f"a release for Python {platform.python_version()} on {sysconfig.get_platform()}",
@@ -166,6 +219,7 @@ _FAILURES: Final = (
         ("certificate",),
         "Nothing can be downloaded: the server's certificate is not trusted",
         "name your site's certificates: pip config set global.cert FILE",
+        kind=Unreachable,
     ),
     _Failure(
         ("failed to fetch", "failed to download", "error sending request", "dns error"),
@@ -173,11 +227,19 @@ _FAILURES: Final = (
         "check the network, and index-url and proxy in `pip config list`; if find-links has everything, "
         "set PIP_NO_INDEX=1; what was made earlier still works",
         wanted="an index that answers",
+        kind=Unreachable,
     ),
     _Failure(
         ("failed to build", "build backend", "failed to prepare distributions"),
         "A source does not build",
         "build it by hand to see more, or give a wheel",
+    ),
+    _Failure(
+        ("the current python version", "the requested python version"),
+        "It needs another Python",
+        "install that Python where uv finds it (`uv python list --only-installed`), or make an environment yourself "
+        "and name it: ADAPTER:VARIANT@PATH",
+        wanted=f"a release for Python {platform.python_version()}, or another Python of at least 3.11",
     ),
     _NO_RELEASE,
     _Failure(
@@ -195,7 +257,7 @@ def _explained(said: str, requirements: Sequence[str], got: str) -> EnvironmentU
     if failure is _NO_RELEASE and os.environ.get("UV_OFFLINE", "0").lower() not in ("", "0", "false"):
         failure = _OFFLINE  # offline, uv also calls a release missing that it merely has not cached
     what = f"{failure.what}; not installed: {', '.join(requirements)}"
-    return EnvironmentUnavailable(what, where="uv", got=got, wanted=failure.wanted, hint=failure.hint)
+    return failure.kind(what, where="uv", got=got, wanted=failure.wanted, hint=failure.hint)
 
 
 # --- pip's settings ---
@@ -274,10 +336,32 @@ def _pip_config() -> str:
     return "\n".join([listing, *settled])
 
 
+def index_versions(distribution: str, *, pre: bool) -> tuple[str, ...]:
+    """The versions of which pip knows a wheel for this Python and platform, in no particular order; none is an answer.
+
+    Raises
+    ------
+    EnvironmentUnavailable: pip is missing, or does not answer in its words.
+    """
+    words = ["index", "versions", "--only-binary", ":all:", *(["--pre"] if pre else []), distribution]
+    done, command = _run_pip(*words)
+    out, err = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+    if done.returncode and "no matching distribution" in err.lower():
+        return ()
+    label, found = "available versions:", [line.strip() for line in out.splitlines()]
+    lines = [line[len(label) :] for line in found if line.lower().startswith(label)]
+    if done.returncode or not lines:
+        raise EnvironmentUnavailable(
+            f"pip does not list the versions of {distribution}",
+            where=" ".join(command),
+            got=f"exit code {done.returncode}\n{tail(_without_passwords(err))}".strip(),
+            hint="`pip index versions NAME` must work beside rnn-conformance",
+        )
+    return tuple(version.strip() for version in lines[0].split(",") if version.strip())
+
+
 def _pip(*arguments: str) -> str:
-    # -P: the folder that the user stands in may hold a pip.py.
-    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    done, command = _run_pip(*arguments)
     if done.returncode:
         raise EnvironmentUnavailable(
             "pip's settings cannot be read, so it is unknown where to download from",
@@ -286,6 +370,12 @@ def _pip(*arguments: str) -> str:
             hint="pip must be installed beside rnn-conformance, and its configuration must be readable",
         )
     return done.stdout.decode("utf-8", "replace")
+
+
+def _run_pip(*arguments: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
+    # -P: the folder that the user stands in may hold a pip.py.
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False), command
 
 
 def _existing(settings: PipSettings, progress: Progress) -> PipSettings:

@@ -118,7 +118,8 @@ def interpreter_of(candidate: Candidate, progress: Progress) -> Interpreter:
         adapter.requirements, distribution=adapter.distribution, version=spec.version, source=spec.path
     )
     # Named after the framework: adapters of one framework with the same requirements share an environment.
-    return managed(adapter.distribution, lines, progress=progress)
+    release_of = "" if spec.version is None else adapter.distribution
+    return managed(adapter.distribution, lines, release_of=release_of, progress=progress)
 
 
 def _is_source(spec: Spec) -> bool:

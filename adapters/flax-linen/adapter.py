@@ -32,6 +32,7 @@ from conformance.worker.api import (
 )
 
 from . import concat
+from .compat import enable_x64
 from .costs import measured
 
 CLASSES = {"gru": "GRUCell", "lstm": "LSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
@@ -194,7 +195,7 @@ def run(case: WorkerCase) -> Result:
     if case.variant == "concat":
         return concat.run(case)
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         call = call_of(case)
         answer = call.function(call.layer, *call.inputs, *call.rest)
     pulled: Any = None
@@ -226,7 +227,7 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
     """The jitted layer, or its cell T times from Python, on arrays that are on the device already."""
     if case.variant == "concat":
         return concat.prepare(case, level)
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         call = call_of(case)
         params, x, carry = inputs = jax.device_put(call.inputs)
         path = call.path
@@ -255,13 +256,13 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
     def made() -> Any:
         return jax.block_until_ready(function())
 
-    timed = jax.enable_x64(new_val=True)(made) if case.dtype == "float64" else made
+    timed = enable_x64(new_val=True)(made) if case.dtype == "float64" else made
     return Prepared(call=timed, path=path, outputs=outputs(timed()))
 
 
 def compile_costs(case: WorkerCase) -> CompileCosts:
     """Trace, lower and compile the layer's program from nothing; the trace ends with StableHLO."""
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         call = call_of(case)
         costs = measured(partial(call.function.__wrapped__, call.layer), *call.inputs, *call.rest)
     return CompileCosts(

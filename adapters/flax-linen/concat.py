@@ -21,6 +21,8 @@ from flax.linen.initializers import lecun_normal, zeros_init
 
 from conformance.worker.api import Level, Prepared, Result, WorkerCase, assemble, attest
 
+from .compat import enable_x64
+
 # Rows of the (D + H, H) kernels, the transpose of the canonical (out, in): first those of x, then those of h.
 RECIPES = {
     "W_r": ["W_xr", "W_hr"],
@@ -132,7 +134,7 @@ def run(case: WorkerCase) -> Result:
     inputs = inputs_of(case)
     gradients = {}
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         if case.inputs_back:
             inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
         if case.cotangents is None:
@@ -155,17 +157,17 @@ def run(case: WorkerCase) -> Result:
 def prepare(case: WorkerCase, level: Level) -> Prepared:
     """The compiled layer, or T compiled steps of the cell, with weights and inputs on the device."""
     layer, path = layer_of(case)
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         params, x, h0 = jax.device_put(inputs_of(case))
         lengths = case.lengths
     cell = layer.cell
 
     def whole() -> Any:
-        with jax.enable_x64(case.dtype == "float64"):
+        with enable_x64(case.dtype == "float64"):
             return jax.block_until_ready(forward(layer, params, x, h0, lengths)[1])
 
     def by_steps() -> Any:
-        with jax.enable_x64(case.dtype == "float64"):
+        with enable_x64(case.dtype == "float64"):
             h = cell.initialize_carry(None, x[..., 0, :].shape) if h0 is None else h0
             states = []
             for step in range(x.shape[-2]):

@@ -29,6 +29,7 @@ from conformance.worker.api import (
     prefix_of,
 )
 
+from .compat import enable_x64
 from .costs import measured
 from .forms import ACTIVATIONS, Form, backward, definition, forward, one_step
 from .program import NO_CELL, Program, read
@@ -192,7 +193,7 @@ def call_of(case: WorkerCase) -> Call:
 def run(case: WorkerCase) -> Result:
     """Run the compiled variant and name its outputs; ValueError for weights that the cell cannot hold."""
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         call = call_of(case)
         answer = call.function(*call.arguments)
         path = call.path(case)
@@ -218,7 +219,7 @@ def run(case: WorkerCase) -> Result:
 
 def prepare(case: WorkerCase, level: Level) -> Prepared:
     """The jitted layer, or its cell T times from Python, on arrays that are on the device already."""
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         call = call_of(case)
         weights, x, carry = inputs = jax.device_put(call.inputs)
         path = call.path(case)
@@ -248,13 +249,13 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
     def made() -> Any:
         return jax.block_until_ready(function())
 
-    timed = jax.enable_x64(new_val=True)(made) if case.dtype == "float64" else made
+    timed = enable_x64(new_val=True)(made) if case.dtype == "float64" else made
     return Prepared(call=timed, path=path, outputs=outputs(timed()))
 
 
 def compile_costs(case: WorkerCase) -> CompileCosts:
     """Trace, lower and compile the variant's program from nothing; the trace ends with StableHLO."""
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         call = call_of(case)
         costs = measured(partial(call.function.__wrapped__, call.form), *call.inputs, *call.rest)
         path = path_of(read(costs.jaxpr), case, call.recipe)

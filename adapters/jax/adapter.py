@@ -16,6 +16,8 @@ from jax import lax
 
 from conformance.worker.api import Result, WorkerCase, attest
 
+from .compat import enable_x64
+
 
 def facts() -> dict[str, str]:
     """Versions and device as JAX reports them, and the precision of its products."""
@@ -152,7 +154,7 @@ def run(case: WorkerCase) -> Result:
     """Run the compiled variant and name its outputs."""
     gradients = {}
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
-    with jax.enable_x64(case.dtype == "float64"):
+    with enable_x64(case.dtype == "float64"):
         inputs = load(case)
         if case.inputs_back:
             inputs = jax.device_put(inputs)  # otherwise the call does it, in less time

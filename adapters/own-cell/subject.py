@@ -22,12 +22,63 @@ import numpy as np
 from .recipes import NoPlace
 
 _INPUT = frozenset(
-    "inputsize inputdim infeatures indim inputfeatures ninput ninputs numinputs din insize input inputs nin d "
-    "inchannels embeddim xdim nx dinput dimin xsize inputdims infeature numfeatures nfeatures".split()
+    [
+        "inputsize",
+        "inputdim",
+        "infeatures",
+        "indim",
+        "inputfeatures",
+        "ninput",
+        "ninputs",
+        "numinputs",
+        "din",
+        "insize",
+        "input",
+        "inputs",
+        "nin",
+        "d",
+        "inchannels",
+        "embeddim",
+        "xdim",
+        "nx",
+        "dinput",
+        "dimin",
+        "xsize",
+        "inputdims",
+        "infeature",
+        "numfeatures",
+        "nfeatures",
+    ]
 )
 _HIDDEN = frozenset(
-    "hiddensize hiddendim hiddenfeatures hidden hid units nhidden numhidden dhidden h hdim statesize hiddenunits "
-    "outfeatures outputsize outdim numunits nunits nh dimhidden hsize statedim size width dmodel hiddendims".split()
+    [
+        "hiddensize",
+        "hiddendim",
+        "hiddenfeatures",
+        "hidden",
+        "hid",
+        "units",
+        "nhidden",
+        "numhidden",
+        "dhidden",
+        "h",
+        "hdim",
+        "statesize",
+        "hiddenunits",
+        "outfeatures",
+        "outputsize",
+        "outdim",
+        "numunits",
+        "nunits",
+        "nh",
+        "dimhidden",
+        "hsize",
+        "statedim",
+        "size",
+        "width",
+        "dmodel",
+        "hiddendims",
+    ]
 )
 _RANDOM = {"rngs": "rngs", "rng": "key", "key": "key", "seed": "seed", "prngkey": "key", "generator": "generator"}
 
@@ -139,9 +190,9 @@ class Kind:
         for name, value in vars(thing).items() if hasattr(thing, "__dict__") else ():
             if self.is_array(value) and value.ndim >= 1 and _floating(value):
                 found.append((prefix + name, thing, name))
-            elif depth < 2 and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType):
-                found += self._attributes(value, f"{prefix}{name}.", depth + 1)
-            elif depth < 2 and type(value).__module__.startswith("own_cell_"):
+            elif (
+                depth < 2 and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType)
+            ) or (depth < 2 and type(value).__module__.startswith("own_cell_")):
                 found += self._attributes(value, f"{prefix}{name}.", depth + 1)
         return found
 

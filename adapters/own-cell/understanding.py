@@ -229,7 +229,7 @@ def _guessed(names: Sequence[str]) -> Iterator[dict[str, tuple[int, ...]]]:
     sides: dict[str, int] = {}
     for name in matrices:
         low = re.sub(r"^(w|weight|kernel)_?", "", name.lower())
-        hidden = name[:1] in "Uu" or low[:1] == "h" and len(low) > 1 or "hidden" in low or "rec" in low
+        hidden = name[:1] in "Uu" or (low[:1] == "h" and len(low) > 1) or "hidden" in low or "rec" in low
         sides[name] = HIDDEN if hidden else FEATURES
     split = len(matrices) > 1 and len({*sides.values()}) == 2 and len(matrices) % 2 == 0
     for joined in (False, True) if split else (True,):

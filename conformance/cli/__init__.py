@@ -4,7 +4,20 @@ Exit codes: 0 nothing diverges; 1 something diverges; 2 bad usage or input; 3 co
 environment or worker broke, an answer is inconclusive, nothing was compared, interrupted).
 """
 
-from conformance.cli import accuracy, bench, catalogue, check_cell, env, figures, report, run
+from conformance.cli import accuracy, bench, bisect, catalogue, check_cell, env, figures, replay, report, run, trend
 from conformance.cli.root import main
 
-__all__ = ["accuracy", "bench", "catalogue", "check_cell", "env", "figures", "main", "report", "run"]
+__all__ = [
+    "accuracy",
+    "bench",
+    "bisect",
+    "catalogue",
+    "check_cell",
+    "env",
+    "figures",
+    "main",
+    "replay",
+    "report",
+    "run",
+    "trend",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from conformance.candidate import parse_spec
-from conformance.case import Case, asked_of_cases, case_to_json
+from conformance.case import Case, asked_of_cases
 from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
 from conformance.discover import find_adapters
 from conformance.display import Display, Lines
@@ -23,6 +22,7 @@ from conformance.environments import cache_root
 from conformance.errors import ConformanceError, SpecError
 from conformance.examine import Settings, slug
 from conformance.inputs import read_case
+from conformance.kept import Failure, write_kept
 from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Footer, RecordWriter, read_record
 from conformance.report.html import render_html
@@ -178,16 +178,9 @@ def _display(groups: Sequence[Group], console: Console, *, quiet: bool) -> Abstr
     return Display(groups, console) if console.is_terminal else Lines()
 
 
-def keeper(folder: Path) -> Callable[[Group, Case], Path]:
-    """What writes case files into a folder that is made with the first."""
-
-    def keep(group: Group, case: Case) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{slug(group)}.json"
-        path.write_text(json.dumps(case_to_json(case), indent=1) + "\n", encoding="utf-8")
-        return path
-
-    return keep
+def keeper(folder: Path) -> Callable[[Group, Case, Failure], Path]:
+    """What keeps the minimal case of a failure in a file of this folder."""
+    return lambda group, case, failure: write_kept(folder / f"{slug(group)}.json", case, failure)
 
 
 def _present(path: Path, console: Console) -> None:

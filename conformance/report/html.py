@@ -30,9 +30,9 @@ _PACKAGE: Final = "conformance.report"
 
 def render_html(record: Record) -> str:
     """The report as one HTML document."""
-    style, script = _part("report.css"), _part("report.js")
+    style, script = part("report.css"), part("report.js")
     alone = is_benchmark(record)
-    template = _environment().get_template("bench_page.html.j2" if alone else "report.html.j2")
+    template = page_environment().get_template("bench_page.html.j2" if alone else "report.html.j2")
     return template.render(
         page=make_speed_page(record) if alone else make_page(record),
         speed=make_speed(record),
@@ -44,7 +44,7 @@ def render_html(record: Record) -> str:
         ),
         style=Markup(style),  # noqa: S704  our own file
         script=Markup(script),  # noqa: S704  our own file
-        policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        policy=f"default-src 'none'; style-src '{style_digest(style)}'; script-src '{style_digest(script)}'; "
         "base-uri 'none'; form-action 'none'",
         chart_size=(chart.WIDTH, chart.HEIGHT),
         chart_edges=(chart.LEFT, chart.WIDTH - chart.RIGHT, chart.TOP, chart.HEIGHT - chart.BOTTOM),
@@ -53,7 +53,8 @@ def render_html(record: Record) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """The template engine of reports: everything from a record is escaped, and a missing name is an error."""
     environment = Environment(
         loader=PackageLoader(_PACKAGE, "templates"),
         autoescape=True,
@@ -102,10 +103,12 @@ def _breakable(name: str) -> Markup:
 
 
 @cache
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A file that stands beside the templates."""
     return resources.files(_PACKAGE).joinpath("templates", name).read_text(encoding="utf-8").strip()
 
 
-def _digest(text: str) -> str:
+def style_digest(text: str) -> str:
+    """The digest by which a content security policy knows a style or script."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"sha256-{digest}"

@@ -5,7 +5,6 @@ Every candidate runs in a worker process of its own; this process imports no fra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import assert_never
@@ -13,11 +12,12 @@ from typing import assert_never
 import pytest
 
 from conformance.candidate import parse_spec
-from conformance.case import Case, case_to_json
+from conformance.case import Case
 from conformance.discover import find_adapters, load_faults
 from conformance.errors import ConformanceError
 from conformance.examine import Settings, examine, slug
 from conformance.host import Host
+from conformance.kept import Failure, write_kept
 from conformance.plan import Group, beside, candidates_for, interpreter_of, plan
 from conformance.pytest_plugin import COMPARED
 from conformance.report.failure import failure_message
@@ -132,14 +132,8 @@ def _folder(config: pytest.Config, name: str) -> Path | None:
     return None if cache is None else Path(cache.mkdir(f"rnn-conformance-{name}"))
 
 
-def _keeper(config: pytest.Config) -> Callable[[Group, Case], Path] | None:
+def _keeper(config: pytest.Config) -> Callable[[Group, Case, Failure], Path] | None:
     folder = _folder(config, "cases")
     if folder is None:
         return None
-
-    def keep(group: Group, case: Case) -> Path:
-        path = folder / f"{slug(group)}.json"
-        path.write_text(json.dumps(case_to_json(case), indent=1) + "\n", encoding="utf-8")
-        return path
-
-    return keep
+    return lambda group, case, failure: write_kept(folder / f"{slug(group)}.json", case, failure)

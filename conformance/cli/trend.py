@@ -1,0 +1,86 @@
+"""``rnn-conformance trend``: every release of a range against requirements, as a table and a picture."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from conformance import __version__
+from conformance.archive import verdicts_folder
+from conformance.cli.history import EPILOG, options, subject
+from conformance.cli.root import adapter_option, main, reported
+from conformance.errors import ConformanceError
+from conformance.report.trend import explained, legend, render_trend, trend_table
+from conformance.trend import Matrix, Row
+
+
+@main.command(epilog=EPILOG)
+@click.argument("candidate")
+@click.option("--versions", "span", required=True, metavar="FIRST..LAST", help="The releases; both ends count.")
+@click.option(
+    "--output",
+    default="reports",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the HTML report.",
+)
+@options
+@adapter_option
+@reported
+def trend(candidate: str, span: str, output: Path, **chosen: Any) -> None:
+    """Judge every release of CANDIDATE (ADAPTER[:VARIANT]) in a range, and show the answers beside each other.
+
+    What was judged before, by `bisect` too, is remembered. Prints a table and writes one self-contained HTML file.
+    """
+    asked = subject(candidate, span, **chosen)
+    began = time.monotonic()
+    found = {version: asked.ask(version) for version in asked.listing.versions}
+    settings = asked.archive.settings
+    matrix = Matrix(
+        candidate=candidate,
+        distribution=asked.groups[0].candidate.adapter.distribution,
+        versions=asked.listing.versions,
+        rows=tuple(
+            Row(variant=q[0], requirement=q[1], dtype=q[2], states={version: found[version][q] for version in found})
+            for q in asked.questions
+        ),
+        left_out=asked.listing.left_out,
+        origin={
+            "command": " ".join(["rnn-conformance", *sys.argv[1:]]),
+            "rnn-conformance": __version__,
+            "seed": str(settings.seed),
+            "generated cases": str(settings.examples),
+        },
+    )
+    path = _written(output, render_trend(matrix))
+    console = Console()
+    console.print(trend_table(matrix))
+    for line in legend(matrix):
+        console.print(Text(line))
+    for version, why in explained(matrix).items():
+        console.print(Text(f"{version}: {why}"))
+    archive = asked.archive
+    click.echo(
+        f"{archive.made} environments made, {archive.judged} releases judged, in {time.monotonic() - began:.1f} s; "
+        f"verdicts are kept in {verdicts_folder()}"
+    )
+    click.echo(f"report: {path}")
+    sys.exit(0 if matrix.answered else 3)
+
+
+def _written(folder: Path, text: str) -> Path:
+    path = folder / datetime.now(UTC).strftime("trend-%Y%m%d-%H%M%S.html")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        what, hint = "cannot write the HTML report", "choose another folder with --output; the verdicts are kept"
+        raise ConformanceError(what, where=str(path), got=error.strerror or str(error), hint=hint) from None
+    return path

@@ -1,0 +1,44 @@
+"""The answers of all releases in a range, beside each other: a matrix of questions and releases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conformance.bisect import History, State, search
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One question, and its state in every release of the matrix."""
+
+    variant: str
+    requirement: str
+    dtype: str
+    states: Mapping[str, State]
+
+    def history(self, versions: tuple[str, ...]) -> History:
+        """The same as a history in which everything was asked."""
+        return search(versions, self.states.__getitem__, scan=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """What was asked of which releases.
+
+    candidate: as it was named; distribution: whose releases these are. versions: oldest first.
+    left_out: releases that were named and are not among them, and why.
+    origin: how to make it again, and what its answers depend on, by name.
+    """
+
+    candidate: str
+    distribution: str
+    versions: tuple[str, ...]
+    rows: tuple[Row, ...]
+    left_out: Mapping[str, str]
+    origin: Mapping[str, str]
+
+    @property
+    def answered(self) -> bool:
+        """Whether any release gave an answer to anything."""
+        return any(state.kind == "answer" for row in self.rows for state in row.states.values())
