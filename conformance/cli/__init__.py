@@ -4,7 +4,7 @@ Exit codes: 0 nothing diverges; 1 something diverges; 2 bad usage or input; 3 co
 environment or worker broke, an answer is inconclusive, nothing was compared, interrupted).
 """
 
-from conformance.cli import catalogue, env, figures, report, run
+from conformance.cli import catalogue, env, figures, gate, report, run
 from conformance.cli.root import main
 
-__all__ = ["catalogue", "env", "figures", "main", "report", "run"]
+__all__ = ["catalogue", "env", "figures", "gate", "main", "report", "run"]
