@@ -11,9 +11,9 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from conformance.record import Pair, Probe
 from conformance.rounding import Array, format_of
 
 DriftKind = Literal["identical", "drift", "beyond", "apart"]
-_MISSING: Final = np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +31,9 @@ class Drift:
 
     kind: ``identical``, ``drift`` (both inside their bounds), ``beyond`` (one is not: the verdicts tell of it), or
         ``apart`` (they are not of the same case, or not readable: nothing is measured).
-    difference: the largest absolute one; ulps: in units in the last place of the larger value; share: as a multiple of
-        the bound of a single step, which may exceed 1 where a sequence amplifies rounding; moved of `compared` numbers.
+    difference: the largest absolute one; ulps: the same in units in the last place of the larger value there;
+        share: the largest multiple of the bound of a single step, which may exceed 1 where a sequence amplifies
+        rounding; moved: of `compared` numbers.
     """
 
     pair: Pair
@@ -78,21 +78,15 @@ def _container(dtype: str) -> str:
 def _unpacked(probe: Probe) -> tuple[Array, Array] | None:
     """All values and bounds of a probe in one row each; None where they are not what a probe holds."""
     try:
-        values, bounds = (
-            np.concatenate(
-                [
-                    _MISSING,
-                    *(
-                        np.frombuffer(base64.b64decode(side[name], validate=True), _container(probe.dtype))
-                        for name in sorted(side)
-                    ),
-                ]
-            )
-            for side in (probe.values, probe.bounds)
-        )
+        values, bounds = (_row(side, probe.dtype) for side in (probe.values, probe.bounds))
     except (binascii.Error, ValueError):
         return None
     return (values, bounds) if values.size and values.size == bounds.size else None
+
+
+def _row(packed: Mapping[str, str], dtype: str) -> Array:
+    raw = b"".join(base64.b64decode(packed[name], validate=True) for name in sorted(packed))
+    return np.frombuffer(raw, _container(dtype)).astype(np.float64)
 
 
 def drifts(before: Sequence[Probe], after: Sequence[Probe], pairs: Sequence[Pair]) -> tuple[Drift, ...]:
@@ -126,20 +120,19 @@ def measured(pair: Pair, before: Probe, after: Probe) -> Drift:
     if same:
         return told("identical", compared=old.size)
     with np.errstate(invalid="ignore", divide="ignore"):
+        # Equal infinities have not moved; other gaps that are not finite are the verdicts' matter.
         gap = np.abs(np.where(old == new, 0.0, new - old))
-        scale = np.maximum(np.abs(old), np.abs(new))
-        spacing = np.maximum(
-            np.ldexp(2.0 * format_of(after.dtype).storage, np.frexp(scale)[1] - 1),
-            np.finfo(np.float64).smallest_subnormal,
-        )
-        shares = np.where(gap == 0.0, 0.0, gap / bound)
-    figures = [float(np.max(np.where(np.isfinite(v), v, 0.0))) for v in (gap, gap / spacing, shares)]
-    bits = np.frombuffer(old.tobytes(), np.uint64) != np.frombuffer(new.tobytes(), np.uint64)
+        gap = np.where(np.isfinite(gap), gap, 0.0)
+        share = np.where(gap == 0.0, 0.0, gap / bound)
+    place = int(np.argmax(gap))
+    scale = max(abs(float(old[place])), abs(float(new[place])))
+    spacing = math.ldexp(2.0 * format_of(after.dtype).storage, math.frexp(scale)[1] - 1)
+    bits = old.view(np.uint64) != new.view(np.uint64)
     return told(
         "drift",
-        difference=figures[0],
-        ulps=figures[1],
-        share=figures[2],
+        difference=float(gap[place]),
+        ulps=float(gap[place]) / max(spacing, math.ulp(0.0)),
+        share=float(np.max(np.where(np.isfinite(share), share, 0.0))),
         moved=int(np.count_nonzero(bits)),
         compared=old.size,
     )

@@ -142,9 +142,7 @@ def baseline(
     ------
     SpecError: it says nothing about any of these variants, or about two releases of one.
     """
-    names = record.header.candidates
-    if record.gate is not None:
-        names = tuple(pair.after for pair in record.gate.pairs if pair.after)
+    names = _candidates(record)
     wanted = {identity(name) for name in after}
     own = names if len(names) == len(after) == 1 else tuple(name for name in names if identity(name) in wanted)
     if not own:
@@ -174,6 +172,26 @@ def baseline(
         findings=tuple(replace(finding, example=None) for finding in record.findings if chosen(finding)),
         probes=tuple(line for line in record.probes if chosen(line)),
     )
+
+
+def accepted(record: Record) -> dict[tuple[str, str, str], Finding]:
+    """The findings of an accepted record by variant, requirement and dtype; of a gate's record those of its later side.
+
+    Raises
+    ------
+    SpecError: the record has two releases of one variant.
+    """
+    names = _candidates(record)
+    _by_variant(names)
+    own = [finding for finding in record.findings if finding.candidate in names]
+    return {(identity(finding.candidate), finding.requirement, finding.dtype): finding for finding in own}
+
+
+def _candidates(record: Record) -> tuple[str, ...]:
+    """The candidates that a record stands for as a baseline."""
+    if record.gate is None:
+        return record.header.candidates
+    return tuple(pair.after for pair in record.gate.pairs if pair.after)
 
 
 def outcome(record: Record) -> Outcome:

@@ -143,7 +143,9 @@ def listed(finding: Finding, entries: Sequence[KnownEntry]) -> tuple[KnownEntry,
 
 def check_finding(finding: Finding, entries: Sequence[KnownEntry]) -> tuple[Problem, ...]:
     """What is wrong with one finding. entries: those that apply to its candidate."""
-    own = listed(finding, entries)
+    out = isinstance(core(finding.verdict), Unsupported)
+    # What is declared out was not selected; `_skipped` tells where nothing else of an entry is left.
+    own = [e for e in listed(finding, entries) if e.outcome != "diverges" or not out]
     problems = [(entry, _against(finding, entry)) for entry in own]
     diverging = [problem for entry, problem in problems if entry.outcome == "diverges"]
     told = [problem for entry, problem in problems if entry.outcome != "diverges"]
@@ -214,7 +216,11 @@ def _skipped(
         selected = [requirement for requirement in asked if fnmatchcase(requirement, entry.requirement)]
         chosen = not known.dtypes or any(fnmatchcase(dtype, entry.dtype) for dtype in known.dtypes)
         found = any(
-            f.candidate == name and f.requirement in selected and fnmatchcase(f.dtype, entry.dtype) for f in findings
+            f.candidate == name
+            and f.requirement in selected
+            and fnmatchcase(f.dtype, entry.dtype)
+            and not (entry.outcome == "diverges" and isinstance(core(f.verdict), Unsupported))
+            for f in findings
         )
         if mine and selected and chosen and not found:
             said = f"{entry.shows} is listed ({entry.link}) and was selected, but not tried"
