@@ -332,9 +332,9 @@ def _doubts(record: Record, changes: Sequence[Change]) -> Iterator[str]:
     own = [change for change in changes if change.decides]
     if not any(_compared(c.before) and _compared(c.after) for c in own):
         yield "nothing that decides was compared on both sides"
-    seen = {(c.pair.after, c.requirement) for c in changes}
+    seen = {change.pair.after for change in changes if change.after is not None}
     for pair in record.gate.pairs if record.gate is not None else ():
-        if pair.after and not any(name == pair.after for name, _ in seen):
+        if pair.after and pair.after not in seen:
             yield f"there is no finding on {pair.after}"
     for kind, said in (
         ("inconclusive", "could not be told"),
