@@ -350,7 +350,5 @@ def _doubts(record: Record, changes: Sequence[Change]) -> Iterator[str]:
 
 
 def _compared(finding: Finding | None) -> bool:
-    if finding is None:
-        return False
-    verdict = core(finding.verdict)
-    return isinstance(verdict, Diverges | Broken) or (isinstance(verdict, Agrees) and verdict.compared > 0)
+    """Whether a side shows something about its candidate: an answer, or that there is none."""
+    return finding is not None and _offered(finding) and not _untold("", core(finding.verdict))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
+from xml.etree import ElementTree as ET  # of what this test has written
 
 import pytest
 from click.testing import CliRunner, Result
@@ -102,7 +102,7 @@ def test_a_record_is_a_baseline() -> None:
     (accepted,) = Path("main").glob("*.jsonl")
     same = gate("--baseline", str(accepted), "wrong:good", "--output", "same")
     assert same.exit_code == 0
-    assert "Bits are identical on the one probe" in same.output
+    assert "Bits are identical on the one probe" in " ".join(same.output.split())
     worse = gate("--baseline", str(accepted), "wrong:drop_rbhn_t0", "--output", "worse")
     assert worse.exit_code == 1
     assert f"as in {accepted.name}" in " ".join(worse.output.split())
@@ -151,14 +151,15 @@ def timeless(path: Path) -> list[str]:
     return [json.dumps(stripped(own), sort_keys=True) for own in ordered]
 
 
-@pytest.mark.parametrize("share", [0.05, 0.4, 0.8])
+@pytest.mark.parametrize("share", [0.1, 0.8])
 def test_an_interrupted_gate_goes_on(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found is not run again, and the record comes out as if nothing had happened."""
     short = (*SHORT[:-1], "gru_hidden")
     assert gate("wrong:good", "wrong:drop_rbhn_t0", short=short).exit_code == 1
     path, whole = the_record(), timeless(the_record())
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = 3 + int((len(lines) - 4) * share)
+    path.write_bytes(b"".join(lines[:place]) + lines[place][:20])
     done = {(f.candidate, f.requirement) for f in read_record(path).findings}
     result = gate("wrong:good", "wrong:drop_rbhn_t0", "--resume", str(path), short=short)
     assert result.exit_code == 1
@@ -215,30 +216,18 @@ def test_a_list_is_kept_strictly_by_runs_and_gates() -> None:
 def test_only_a_whole_run_updates_a_list() -> None:
     """-k, --dtype and --case are refused, and so is a run without a list of one's own."""
     Path("list.toml").write_text("# mine\n", encoding="utf-8")
-    run = ["run", "wrong:drop_rbhn_t0", "--adapter", WRONG, "-q", "--examples", "1", "--forget", "--update-known"]
+    run = ["run", "wrong:drop_rbhn_t0", "--adapter", WRONG, "-q", "--examples", "0", "--known"]
     for narrow in (["-k", "gru"], ["--dtype", "float32"]):
-        refused = CliRunner().invoke(main, [*run, "--known", "list.toml", *narrow])
+        refused = CliRunner().invoke(main, [*run, "list.toml", "--update-known", *narrow])
         assert refused.exit_code == 2
         assert "partial run" in refused.output
-    assert CliRunner().invoke(main, [*run, "--known", "shipped"]).exit_code == 2
+    assert CliRunner().invoke(main, [*run, "shipped", "--update-known"]).exit_code == 2
     assert Path("list.toml").read_text(encoding="utf-8") == "# mine\n"
-    assert CliRunner().invoke(main, [*run, "--known", "list.toml"]).exit_code == 1
+    assert CliRunner().invoke(main, [*run, "list.toml", "--update-known"]).exit_code == 1
     text = Path("list.toml").read_text(encoding="utf-8")
     assert text.startswith("# mine")
     assert 'shows = "drop_rbhn_t0"' in text
-    held = [
-        "run",
-        "wrong:drop_rbhn_t0",
-        "--adapter",
-        WRONG,
-        "-q",
-        "--examples",
-        "1",
-        "--forget",
-        "--known",
-        "list.toml",
-    ]
-    passed = CliRunner().invoke(main, held)
+    passed = CliRunner().invoke(main, [*run, "list.toml"])
     assert passed.exit_code == 0, passed.output
 
 
