@@ -33,7 +33,7 @@ TONES: Final[dict[Kind, Tone]] = {
 }
 MEANINGS: Final[dict[Kind, str]] = {
     "regressed": "it agreed, and does not any more",
-    "changed": "it was wrong, and is wrong in another way: another fault, or another size",
+    "changed": "it was wrong or broke, and does so in another way: another fault, another size",
     "inconclusive": "one of the two sides could not tell",
     "gone": "it is not offered any more",
     "fixed": "it was wrong or broke, and agrees now",
