@@ -4,6 +4,7 @@ mlx                     every default variant of the adapter, beside the harness
 mlx:none                one variant
 mlx:none==0.31.1        that release, always in a managed environment
 mlx:none@PATH           an interpreter, a virtual environment, a wheel or a checkout
+mlx:none@here           the release installed beside the harness, and no other (``@./here`` is a path)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
@@ -104,6 +106,7 @@ class Adapter:
     by_path: bool = False
 
 
+HERE: Final = "here"
 _SPEC = re.compile(
     r"(?P<adapter>[A-Za-z0-9][\w-]*)(?::(?P<variant>[\w-]+))?(?:==(?P<version>[^@]+)|@(?P<path>.+))?",
     re.ASCII,
@@ -112,17 +115,23 @@ _SPEC = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A parsed candidate spec; `variant` is None for "every default variant"."""
+    """A parsed candidate spec; `variant` is None for "every default variant".
+
+    here: the release installed beside the harness is meant, never a managed one.
+    """
 
     adapter: str
     variant: str | None = None
     version: str | None = None
     path: Path | None = None
+    here: bool = False
 
     def __str__(self) -> str:
         text = self.adapter if self.variant is None else f"{self.adapter}:{self.variant}"
         if self.version is not None:
             return f"{text}=={self.version}"
+        if self.here:
+            return f"{text}@{HERE}"
         return text if self.path is None else f"{text}@{self.path}"
 
 
@@ -133,7 +142,7 @@ def parse_spec(text: str) -> Spec:
         raise SpecError(
             "cannot read the candidate",
             got=repr(text),
-            wanted="ADAPTER[:VARIANT][==VERSION|@PATH], e.g. mlx:none==0.31.1",
+            wanted="ADAPTER[:VARIANT][==VERSION|@PATH|@here], e.g. mlx:none==0.31.1",
         )
     version = match["version"]
     if version is not None:
@@ -143,7 +152,14 @@ def parse_spec(text: str) -> Spec:
             raise SpecError(
                 "the candidate's version is no version", where=text, got=repr(version), wanted="e.g. 0.31.1"
             ) from None
+    if match["path"] == HERE:
+        return Spec(adapter=match["adapter"], variant=match["variant"], here=True)
     path = Path(match["path"]).expanduser() if match["path"] else None
     if path is not None and not path.exists():
         raise SpecError("the candidate's path does not exist", where=text, got=str(path))
     return Spec(adapter=match["adapter"], variant=match["variant"], version=version, path=path)
+
+
+def identity(name: str) -> str:
+    """``adapter:variant`` of a candidate's name, whatever its release: what an upgrade keeps."""
+    return re.split("==|@", name, maxsplit=1)[0]

@@ -26,6 +26,7 @@ from conformance.case import Case, case_to_json
 from conformance.cells import cell_named
 from conformance.compare import Observed, seen
 from conformance.diagnosis import diagnosed, suspicion
+from conformance.drift import probe
 from conformance.errors import ConformanceError
 from conformance.gradient import gradients, judge_gradients, visible_gradient_faults
 from conformance.host import Host, Interrupted
@@ -260,10 +261,15 @@ def _shipped(state: _Examination) -> _Failure | None:
     first: _Failure | None = None
     leaning = plainly(group.requirement)
     padding = group.candidate.variant.padding
+    probed = not plainly(group.requirement)
     for case in shipped_cases(group.requirement, group.dtype, zeroed=group.zeroed, padding=padding):
         if state.hopeless:
             break
         judged = state.judged(case)
+        if not probed and judged.shown is not None:
+            probed = True
+            shown = judged.shown
+            state.emit(probe(group.candidate.name, group.requirement.name, shown.case, shown.observed))
         if leaning and isinstance(judged.verdict, Agrees) and judged.shown is not None:
             # Once for every group, on its most telling case: it costs more than the rest of the judgement.
             leaning = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import requires
 from typing import Final
 
@@ -21,7 +21,7 @@ from conformance.environments import (
     installed_version,
     managed,
 )
-from conformance.errors import SpecError
+from conformance.errors import EnvironmentUnavailable, SpecError
 from conformance.pins import requirements_for
 from conformance.requirement import Requirement
 from conformance.rounding import DTYPES
@@ -72,7 +72,7 @@ def candidates_for(adapters: Mapping[str, Adapter], specs: Sequence[Spec]) -> tu
     result: dict[str, Candidate] = {}
     for spec in wanted:
         for adapter, variant in variants_of(adapters, spec):
-            exact = Spec(adapter=adapter.name, variant=variant.name, version=spec.version, path=spec.path)
+            exact = replace(spec, adapter=adapter.name, variant=variant.name)
             if str(exact) in result:
                 raise SpecError("a candidate is named twice", got=str(exact))
             result[str(exact)] = Candidate(spec=exact, adapter=adapter, variant=variant)
@@ -104,10 +104,18 @@ def interpreter_of(candidate: Candidate, progress: Progress) -> Interpreter:
 
     Raises
     ------
-    EnvironmentUnavailable: the environment cannot be made, or the path is no interpreter.
+    EnvironmentUnavailable: the environment cannot be made, the path is no interpreter, or nothing is installed here.
     SpecError: a version is asked of an adapter without requirements.
     """
     adapter, spec = candidate.adapter, candidate.spec
+    if spec.here:
+        if adapter.requirements and installed_version(adapter.distribution) is None:
+            raise EnvironmentUnavailable(
+                f"{adapter.distribution} is not installed beside the harness",
+                where=str(spec),
+                hint=f"install it here, or name a release: {adapter.name}==VERSION",
+            )
+        return current()
     if spec.path is not None and not _is_source(spec):
         return from_path(spec.path)
     unpinned = spec.version is None and spec.path is None

@@ -8,16 +8,17 @@ and of `conformance.verdict`; the published JSON schema is generated from them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Literal, Self, TypeAlias
+from typing import IO, Annotated, Any, Final, Literal, Self, TypeAlias
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from conformance.errors import RecordError
-from conformance.verdict import Verdict
+from conformance.verdict import Owner, Verdict
 
 FORMAT: Final = "rnn-conformance-record-1"
 Phase = Literal["shipped", "generated", "shrunk", "file"]
@@ -240,6 +241,87 @@ class ScanLine(_Measured, frozen=True, kw_only=True, tag="scan"):
     """What a scan costs at one number of steps: tracing, compiling, program size, running."""
 
 
+class Probe(_Line, frozen=True, kw_only=True, tag="probe"):
+    """What a candidate gave, bit for bit, for the first shipped case of a plain requirement: to measure drift.
+
+    Probes of two releases are of one case where their digests are equal. values, bounds: of every array that is
+        compared, by name, slot by slot, as base64 of little-endian numbers: float64 for a float64 case, else float32,
+        which hold any narrower value exactly. share: the largest residual as a multiple of its bound, None if not
+        finite.
+    """
+
+    candidate: str
+    requirement: str
+    dtype: str
+    cell: str
+    initial: str
+    digest: str
+    share: float | None
+    values: dict[str, str]
+    bounds: dict[str, str]
+
+
+class Pair(Struct, frozen=True, kw_only=True):
+    """A candidate before and after an upgrade, by name; "" where one side has no such variant."""
+
+    before: str
+    after: str
+
+
+class Gate(_Line, frozen=True, kw_only=True, tag="gate"):
+    """That this record answers a gate's question, and all of a baseline that the answer needs.
+
+    before, after: what was asked for. source: the file name of the baseline's record, "" where both sides were run;
+        candidates, findings, probes: what it says, without examples.
+    """
+
+    before: str
+    after: str
+    pairs: tuple[Pair, ...]
+    source: str = ""
+    candidates: tuple[CandidateLine, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    probes: tuple[Probe, ...] = ()
+
+
+KnownOutcome = Literal["diverges", "unrepresentable", "unsupported"]
+_Text = Annotated[str, Meta(min_length=1)]
+
+
+class KnownEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A divergence that is known: where it must show, and as what.
+
+    candidate: ``adapter:variant``, a shell pattern like requirement, platform, device and dtype; versions: a set of
+        version specifiers, "" for every release.
+    shows: the fault's name, ``none`` where the catalogue has none; the parameters that have no place; or what is
+        declared unsupported. size: the largest difference as measured, and the factor by which it may be off.
+    link: where upstream tracks it, or ``none: `` and why it is not tracked. expires: the last day on which it holds.
+    """
+
+    candidate: _Text
+    requirement: _Text
+    shows: _Text
+    reason: _Text
+    owner: Owner
+    link: Annotated[str, Meta(pattern=r"^(https?://\S+|none: .+)$")]
+    outcome: KnownOutcome = "diverges"
+    versions: str = ""
+    platform: _Text = "*"
+    device: _Text = "*"
+    dtype: _Text = "*"
+    size: Annotated[float, Meta(ge=0)] | None = None
+    factor: Annotated[float, Meta(ge=1)] = 4.0
+    expires: date | None = None
+
+
+class KnownList(_Line, frozen=True, kw_only=True, tag="known"):
+    """The list of known divergences that a run is held to. dtypes: those that were selected, empty for all."""
+
+    source: str
+    dtypes: tuple[str, ...]
+    entries: tuple[KnownEntry, ...]
+
+
 class Footer(_Line, frozen=True, kw_only=True, tag="footer"):
     """The last line of a run that came to its end."""
 
@@ -248,14 +330,16 @@ class Footer(_Line, frozen=True, kw_only=True, tag="footer"):
     findings: int
 
 
-Line: TypeAlias = Header | CandidateLine | Trial | Incident | Finding | BenchLine | ScanLine | Footer
+Line: TypeAlias = (
+    Header | CandidateLine | Trial | Incident | Finding | Probe | Gate | KnownList | BenchLine | ScanLine | Footer
+)
 
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 _DECODER: Final = msgspec.json.Decoder(Line)
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A record as read. problem: why it is incomplete, "" when it is whole."""
+    """A record as read. problem: why it is incomplete, "" when it is whole; body: what follows the header, in order."""
 
     path: str
     header: Header
@@ -265,18 +349,32 @@ class Record(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     benches: tuple[BenchLine, ...] = ()
     scans: tuple[ScanLine, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    gate: Gate | None = None
+    known: KnownList | None = None
     footer: Footer | None = None
     problem: str = ""
     lines: int = field(default=0)
+    body: tuple[Line, ...] = ()
 
 
 class RecordWriter:
-    """Appends lines to a new record file, each flushed at once; safe to call from several threads."""
+    """Appends lines to a new record file, each flushed at once; safe to call from several threads.
 
-    def __init__(self, path: Path, header: Header) -> None:
+    kept: lines of an earlier record of this name, after its header: the file is replaced when they have been written.
+    """
+
+    def __init__(self, path: Path, header: Header, kept: Iterable[Line] = ()) -> None:
+        self._lock = threading.Lock()
+        self.path = path
+        lines = b"".join(_ENCODER.encode(line) + b"\n" for line in (header, *kept))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = path.open("wb")
+            fresh = path.with_name(f"{path.name}.partial")
+            self._file: IO[bytes] = fresh.open("wb")
+            self._file.write(lines)
+            self._file.flush()
+            fresh.replace(path)
         except OSError as error:
             raise RecordError(
                 "cannot write the record",
@@ -284,9 +382,6 @@ class RecordWriter:
                 got=error.strerror or str(error),
                 hint="choose another folder with --output",
             ) from None
-        self._lock = threading.Lock()
-        self.path = path
-        self.write(header)
 
     def write(self, line: Line) -> None:
         """Append one line and flush it."""
@@ -349,6 +444,8 @@ def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
         raise RecordError("the record has another format", where=str(path), got=header.format, wanted=FORMAT)
     footers = [line for line in lines if isinstance(line, Footer)]
     misplaced = any(isinstance(line, Header) for line in lines[1:]) or len(footers) > 1
+    if sum(isinstance(line, Gate) for line in lines) > 1 or sum(isinstance(line, KnownList) for line in lines) > 1:
+        raise RecordError("the record has two gates, or two lists of known divergences", where=str(path))
     if misplaced or (footers and not isinstance(lines[-1], Footer)):
         raise RecordError("the record has lines after its footer, or two headers", where=str(path))
     if truncated:
@@ -364,9 +461,13 @@ def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
         findings=tuple(line for line in lines if isinstance(line, Finding)),
         benches=tuple(line for line in lines if isinstance(line, BenchLine)),
         scans=tuple(line for line in lines if isinstance(line, ScanLine)),
+        probes=tuple(line for line in lines if isinstance(line, Probe)),
+        gate=next((line for line in lines if isinstance(line, Gate)), None),
+        known=next((line for line in lines if isinstance(line, KnownList)), None),
         footer=footers[0] if footers else None,
         problem=problem,
         lines=len(lines),
+        body=tuple(lines[1:]),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from conformance import __version__
 from conformance.behaviours import BEHAVIOURS
 from conformance.case import Evaluation
-from conformance.errors import ConformanceError
+from conformance.errors import ConformanceError, EnvironmentUnavailable
 from conformance.examine import Settings, examine
 from conformance.faults import CATALOGUE
 from conformance.gradient_faults import gradient_catalogue
@@ -36,7 +36,7 @@ from conformance.record import (
     Trial,
 )
 from conformance.requirement import GRADIENT, Requirement
-from conformance.verdict import Broken, Verdict
+from conformance.verdict import Broken, BrokenKind, Verdict
 
 
 class Progress(Protocol):
@@ -196,7 +196,9 @@ def _candidate(
         return findings
     except ConformanceError as error:
         what, _, details = str(error).partition("\n")
-        _fill(groups, findings, tell, Broken(kind="start", message=what, stderr_tail=details))
+        # Without an environment nothing is known of the candidate; a worker that does not start is its own doing.
+        kind: BrokenKind = "environment" if isinstance(error, EnvironmentUnavailable) else "start"
+        _fill(groups, findings, tell, Broken(kind=kind, message=what, stderr_tail=details))
     except Exception as error:
         # A defect of the harness itself must not take the other candidates' results with it.
         text = f"the harness failed: {type(error).__name__}: {error}"

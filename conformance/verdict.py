@@ -6,12 +6,12 @@ stand, so a change here is a change of the record's format.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
 Owner = Literal["ours", "upstream", "never"]
-BrokenKind = Literal["crash", "hang", "exception", "contract", "start", "abandoned"]
+BrokenKind = Literal["crash", "hang", "exception", "contract", "start", "abandoned", "environment"]
 
 
 class StepRow(Struct, frozen=True, kw_only=True):
@@ -129,3 +129,15 @@ class Broken(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="broken
 
 
 Verdict: TypeAlias = Agrees | Diverges | Unrepresentable | Unsupported | Inconclusive | Broken
+Core: TypeAlias = Agrees | Diverges | Inconclusive | Broken | Unsupported | None
+
+
+def core(verdict: Verdict) -> Core:
+    """The verdict of the comparison itself: of the representable subspace, where that is all there is."""
+    match verdict:
+        case Unrepresentable():
+            return verdict.subspace
+        case Agrees() | Diverges() | Unsupported() | Inconclusive() | Broken():
+            return verdict
+        case _:
+            assert_never(verdict)

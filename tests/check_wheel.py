@@ -2,13 +2,15 @@
 
 Run by tox (`tox -e wheel`), not collected by pytest: it needs a package index. Checks that the wheel's only
 top-level package is ``conformance``; that ``pytest --pyargs conformance -k gru_hidden_none`` fails with the fault's
-name beside MLX 0.31.1 and passes beside 0.32.4; that it fails when no framework is installed beside it.
+name beside MLX 0.31.1 and passes beside 0.32.4; that it fails when no framework is installed beside it; and
+that every command of docs/gate.md, typed from an empty folder, ends with the exit code that the page promises.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,11 +39,12 @@ def main() -> int:
         packages = {name for name in top if not name.endswith(".dist-info")}
         if packages != {"conformance"}:
             problems.append(f"top-level packages of the wheel: {sorted(packages)}, wanted only conformance")
+        problems += followed(folder, wheel)
         for beside, code, words, repro in CHECKS:
             problems += asked(folder, wheel, beside, code, words, repro)
     for problem in problems:
         print(f"FAILED: {problem}")
-    print(f"{len(CHECKS) + 1 - len(problems)} passed, {len(problems)} failed")
+    print(f"{len(CHECKS) + 2 - len(problems)} passed, {len(problems)} failed")
     return len(problems)
 
 
@@ -72,6 +75,23 @@ def asked(folder: Path, wheel: Path, beside: str, code: int, words: list[str], r
     if done.returncode == code:
         problems = [f"beside {beside or 'nothing'}: no {missing} in\n{done.stdout}"] if missing else []
     return problems if problems or repro is None else reproduced(python, elsewhere, repro)
+
+
+def followed(folder: Path, wheel: Path) -> list[str]:
+    """What is wrong when the commands of docs/gate.md are typed one after the other in an empty folder."""
+    page = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    problems = [] if len(blocks) >= 7 else [f"docs/gate.md has only {len(blocks)} blocks of commands"]
+    empty = folder / "gate"
+    empty.mkdir()
+    for block in blocks:
+        promised = re.match(r"# exit code (\d+)\n", block)
+        script = block.replace("--quiet rnn-conformance\n", f"--quiet '{wheel}'\n")
+        done = subprocess.run(["bash", "-ec", script], cwd=empty, capture_output=True, text=True, check=False)
+        print(f"docs/gate.md: exit code {done.returncode}: {block.strip().splitlines()[-1]}")
+        if done.returncode != (int(promised[1]) if promised else 0):
+            problems.append(f"docs/gate.md: exit code {done.returncode} of\n{block}{done.stdout}{done.stderr}")
+    return problems
 
 
 def reproduced(python: Path, folder: Path, code: int) -> list[str]:

@@ -4,7 +4,20 @@ Exit codes: 0 nothing diverges; 1 something diverges; 2 bad usage or input; 3 co
 environment or worker broke, an answer is inconclusive, nothing was compared, interrupted).
 """
 
-from conformance.cli import accuracy, bench, bisect, catalogue, check_cell, env, figures, replay, report, run, trend
+from conformance.cli import (
+    accuracy,
+    bench,
+    bisect,
+    catalogue,
+    check_cell,
+    env,
+    figures,
+    gate,
+    replay,
+    report,
+    run,
+    trend,
+)
 from conformance.cli.root import main
 
 __all__ = [
@@ -15,6 +28,7 @@ __all__ = [
     "check_cell",
     "env",
     "figures",
+    "gate",
     "main",
     "replay",
     "report",

@@ -6,8 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from itertools import chain, count
 from pathlib import Path
 
 import click
@@ -19,6 +17,7 @@ from conformance.bench import Limits
 from conformance.candidate import parse_spec
 from conformance.case import Shape
 from conformance.cells import CELLS
+from conformance.cli.recording import new_record, now
 from conformance.cli.root import main, reported
 from conformance.comparisons import TABLE, Comparison
 from conformance.contest import CAP, SCAN_SHAPE, SCAN_SIDES, SCAN_TIMES, Workers, at, compare, scan
@@ -127,12 +126,12 @@ def bench(
         )
         steps = [_compare_step(comparison, limits, control=not no_control) for comparison in table]
     _check_offers(chosen, cell or "gru", dtype or "float32", explicit=bool(given) or scanning)
-    path = new_record(output)
+    path = new_record(output, "bench")
     console = Console()
     header = Header(
         format=FORMAT,
         harness=__version__,
-        started=_now(),
+        started=now(),
         seed=seed,
         examples=0,
         arguments=tuple(sys.argv[1:]),
@@ -224,19 +223,8 @@ def _run(
     except KeyboardInterrupt:
         click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
         return False
-    writer.write(Footer(finished=_now(), trials=0, findings=0))
+    writer.write(Footer(finished=now(), trials=0, findings=0))
     return True
-
-
-def new_record(folder: Path) -> Path:
-    """A record file named after the time, and after a number where two begin in one second."""
-    stamp = datetime.now(UTC).strftime("bench-%Y%m%d-%H%M%S")
-    names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
-    return next(path for name in names if not (path := folder / f"{name}.jsonl").exists())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _present(path: Path, console: Console) -> None:

@@ -12,8 +12,8 @@ import click
 from msgspec.structs import replace as replace_struct
 
 from conformance.case import Case
+from conformance.cli.recording import keeper, new_record, now
 from conformance.cli.root import EXIT_CODES, main, reported
-from conformance.cli.run import keeper, new_record, now
 from conformance.errors import ConformanceError
 from conformance.examine import Settings
 from conformance.inputs import read_case
@@ -115,8 +115,8 @@ def check_cell(
     if it.transposed and only is None and not it.fresh:
         only = square_case(reading, it, group_of(candidate, REQUIREMENTS[f"{reading.cell}_hidden_given"]).zeroed)
     groups = _groups(candidate, reading, it, only)
-    path = new_record(output)
-    settings = Settings(examples=examples, seed=seed, only=only, keep=keeper(path.with_name(f"{path.stem}-cases")))
+    path = new_record(output, "check-cell")
+    settings = Settings(examples=examples, seed=seed, only=only, keep=keeper(path))
     base = _command(what, reading, kind, python)
 
     def emit(line: Line) -> None:

@@ -12,10 +12,12 @@ from rich.text import Text
 
 from conformance.cli.root import EXIT_CODES, main, reported
 from conformance.errors import ConformanceError
+from conformance.gate import outcome
 from conformance.record import read_record
+from conformance.report.gate import gate_text, print_gate
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
-from conformance.report.text import print_summary
+from conformance.report.text import print_known, print_summary
 
 
 @main.command(epilog=EXIT_CODES)
@@ -34,9 +36,16 @@ def report(record_file: Path, html: Path | None, show: bool) -> None:
             "cannot write the HTML report", where=str(target), got=error.strerror or str(error)
         ) from None
     console = Console()
-    print_summary(record, console)
-    console.print(Text(headline(record), style="bold"))
+    if record.gate is None:
+        print_summary(record, console)
+        console.print(Text(headline(record), style="bold"))
+        print_known(record, console)
+        code = exit_code(record)
+    else:
+        gated = outcome(record)
+        print_gate(gate_text(record, gated), console)
+        code = gated.exit_code
     click.echo(f"report: {target}")
     if show:
         webbrowser.open(target.resolve().as_uri())
-    sys.exit(exit_code(record))
+    sys.exit(code)

@@ -57,11 +57,12 @@ def main() -> None:
     r"""Tell whether two RNN implementations compute the same thing, and if not, what is wrong.
 
     \b
-    A candidate is ADAPTER[:VARIANT][==VERSION|@PATH]:
+    A candidate is ADAPTER[:VARIANT][==VERSION|@PATH|@here]:
       mlx                 every default variant, of the MLX installed beside the harness
                           or else of a managed environment with the pinned release
       mlx:none==0.31.1    that variant and release, in a managed environment
       mlx:none@PATH       an interpreter, a virtual environment, a wheel or a checkout
+      mlx:none@here       the release installed beside the harness, and no other
     """
     # The judgement's products are small: several BLAS threads are slower than one, and in the workers' way.
     threadpool_limits(limits=1)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from itertools import chain, count
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,23 +12,25 @@ from rich.text import Text
 
 from conformance.candidate import parse_spec
 from conformance.case import Case, asked_of_cases
+from conformance.cli.known import known_lines, known_option
+from conformance.cli.recording import display, keeper, new_record, now
 from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
 from conformance.discover import find_adapters
-from conformance.display import Display, Lines
 from conformance.environments import cache_root
 from conformance.errors import ConformanceError, SpecError
-from conformance.examine import Settings, slug
+from conformance.examine import Settings
 from conformance.inputs import read_case
-from conformance.kept import Failure, write_kept
+from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Footer, RecordWriter, read_record
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
-from conformance.report.text import print_summary
+from conformance.report.text import print_known, print_summary
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.rounding import DTYPES
-from conformance.run import Progress, Silent, header
+from conformance.run import header
 from conformance.run import run as run_groups
+from conformance.verdict import Broken, core
 
 
 @main.command(epilog=EXIT_CODES)
@@ -66,6 +65,8 @@ from conformance.run import run as run_groups
 @click.option("--wide", is_flag=True, help="Draw long and broad cases, too: T to 512, H to 256, in every dtype.")
 @click.option("--forget", is_flag=True, help="Do not replay or keep failures in the example database.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@known_option
+@click.option("--update-known", is_flag=True, help="Rewrite the file of --known to what this run shows.")
 @adapter_option
 @reported
 def run(
@@ -80,6 +81,8 @@ def run(
     wide: bool,
     forget: bool,
     quiet: bool,
+    known_file: str | None,
+    update_known: bool,
     adapter_folders: tuple[Path, ...],
 ) -> None:
     """Run CANDIDATES (by default all shipped ones) and judge them.
@@ -91,27 +94,55 @@ def run(
     chosen = candidates_for(adapters, [parse_spec(text) for text in candidates])
     only = None if case_file is None else read_case(case_file)
     groups = _groups(chosen, pattern, dtypes, only, explicit=bool(candidates))
-    path = new_record(output)
+    held = known_lines(known_file, dtypes)
+    if update_known:
+        _refuse_partial(known_file, pattern, dtypes, case_file)
+    elif held and only is not None:
+        raise SpecError("a single case cannot be held to a list of known divergences", where="--known with --case")
+    path = new_record(output, "run")
     settings = Settings(
         examples=examples,
         seed=seed,
         wide=wide,
         only=only,
         database=None if forget else cache_root() / "examples",
-        keep=keeper(path.with_name(f"{path.stem}-cases")),
+        keep=keeper(path),
     )
     console = Console()
-    with RecordWriter(path, header(groups, settings, sys.argv[1:])) as writer:
+    with RecordWriter(path, header(groups, settings, sys.argv[1:]), held) as writer:
         complete = _run(groups, settings, writer, console, quiet=quiet, deadline=deadline)
     _present(path, console)
+    if update_known and known_file is not None:
+        _update(known_file, path, complete=complete)
     sys.exit(exit_code(read_record(path)) if complete else 3)
 
 
-def new_record(folder: Path) -> Path:
-    """A record file named after the time, and after a number where two runs begin in one second."""
-    stamp = datetime.now(UTC).strftime("run-%Y%m%d-%H%M%S")
-    names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
-    return next(path for name in names if not (path := folder / f"{name}.jsonl").exists())
+def _refuse_partial(known: str | None, pattern: str | None, dtypes: Sequence[str], case_file: Path | None) -> None:
+    """Rewriting a list takes a run that has asked everything."""
+    narrowed = {"-k": pattern, "--dtype": dtypes, "--case": case_file}
+    given = [option for option, value in narrowed.items() if value]
+    if known is None or known == SHIPPED:
+        raise SpecError("--update-known rewrites a file of yours", wanted="--known FILE", got=f"--known {known}")
+    if given:
+        raise SpecError(
+            "a partial run cannot update the known divergences: what it does not ask would seem to have vanished",
+            got=", ".join(given),
+            hint="leave these options out",
+        )
+
+
+def _update(known: str, path: Path, *, complete: bool) -> None:
+    record, file = read_record(path), Path(known)
+    if not complete or record.problem or any(isinstance(core(f.verdict), Broken) for f in record.findings):
+        raise SpecError(
+            "a run that was interrupted, or in which something broke, cannot update the known divergences",
+            where=str(path),
+        )
+    entries = read_known(file)
+    fresh = updated(record, entries)
+    write_known(file, fresh)
+    gone, come = len(set(entries) - set(fresh)), len(set(fresh) - set(entries))
+    click.echo(f"known divergences: {file}: {come} added, {gone} removed; say in each new one what it is")
 
 
 def _groups(
@@ -157,7 +188,7 @@ def _run(
 ) -> bool:
     """Run and write the footer; False when interrupted."""
     try:
-        with _display(groups, console, quiet=quiet) as progress:
+        with display(groups, console, quiet=quiet) as progress:
             findings = run_groups(groups, settings, writer.write, progress, case_seconds=deadline)
     except KeyboardInterrupt:
         click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
@@ -165,22 +196,6 @@ def _run(
     trials = sum(finding.trials for finding in findings)
     writer.write(Footer(finished=now(), trials=trials, findings=len(findings)))
     return True
-
-
-def now() -> str:
-    """The time of day of a record."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _display(groups: Sequence[Group], console: Console, *, quiet: bool) -> AbstractContextManager[Progress]:
-    if quiet:
-        return nullcontext(Silent())
-    return Display(groups, console) if console.is_terminal else Lines()
-
-
-def keeper(folder: Path) -> Callable[[Group, Case, Failure], Path]:
-    """What keeps the minimal case of a failure in a file of this folder."""
-    return lambda group, case, failure: write_kept(folder / f"{slug(group)}.json", case, failure)
 
 
 def _present(path: Path, console: Console) -> None:
@@ -197,5 +212,6 @@ def _present(path: Path, console: Console) -> None:
         ) from None
     print_summary(record, console)
     console.print(Text(headline(record), style="bold"))
+    print_known(record, console)
     click.echo(f"record: {path}")
     click.echo(f"report: {html}")

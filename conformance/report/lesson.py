@@ -15,9 +15,8 @@ from conformance.case import Evaluation
 from conformance.cells import cell_named
 from conformance.faults import catalogue
 from conformance.record import Example, Finding
-from conformance.report.outcome import core
 from conformance.report.wording import count, listed, number, visible
-from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unsupported
+from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unsupported, core
 
 FRESH: Final = "fresh_weights"
 _UPDATES: Final[Mapping[Evaluation, str]] = {

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from conformance.record import Finding
-from conformance.report.outcome import Levels, core, fault_names, outcome_of
+from conformance.report.outcome import Levels, fault_names, outcome_of
 from conformance.report.wording import block, count, label, listed, number, web_link
-from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported
+from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, core
 
 Section: TypeAlias = Literal["unrepresentable", "inconclusive", "broken", "unsupported"]
 

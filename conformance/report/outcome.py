@@ -15,10 +15,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
+from conformance.known import check_known
 from conformance.record import CandidateLine, FaultEntry, Finding, Record, Trial
 from conformance.report.speed import is_benchmark, speed_exit_code, speed_headline
 from conformance.report.wording import count, label, listed
-from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
+from conformance.verdict import (
+    Agrees,
+    Broken,
+    Core,
+    Diverges,
+    Inconclusive,
+    Unrepresentable,
+    Unsupported,
+    Verdict,
+    core,
+)
 
 Outcome = Literal["diverges", "broken", "inconclusive", "untested", "unrepresentable", "agrees", "unsupported"]
 ORDER: Final[tuple[Outcome, ...]] = (
@@ -33,7 +44,6 @@ ORDER: Final[tuple[Outcome, ...]] = (
 """Worst first; "untested" is a candidate without any finding."""
 
 NOT_IN_CATALOGUE: Final = "none of the catalogue's faults"
-Core: TypeAlias = Agrees | Diverges | Inconclusive | Broken | Unsupported | None
 Level = Literal["MUST", "SHOULD", "informational"]
 LEVELS: Final[tuple[Level, ...]] = ("MUST", "SHOULD", "informational")
 OPEN: Final[tuple[Outcome, ...]] = ("diverges", "broken", "inconclusive")
@@ -94,17 +104,6 @@ class Result:
     def all(self) -> tuple[Finding, ...]:
         """Every finding, those that decide first."""
         return (*self.findings, *self.beside)
-
-
-def core(verdict: Verdict) -> Core:
-    """The verdict of the comparison itself: of the representable subspace, where that is all there is."""
-    match verdict:
-        case Unrepresentable():
-            return verdict.subspace
-        case Agrees() | Diverges() | Unsupported() | Inconclusive() | Broken():
-            return verdict
-        case _:
-            assert_never(verdict)
 
 
 def outcome_of(verdict: Verdict) -> Outcome:
@@ -233,10 +232,19 @@ def unfound(record: Record) -> tuple[str, ...]:
 
 
 def exit_code(record: Record) -> int:
-    """1 when anything that decides diverges; 3 when any of that is broken, inconclusive or missing; else 0."""
+    """1 when anything that decides diverges; 3 when any of that is broken, inconclusive or missing; else 0.
+
+    A run that is held to a list of known divergences fails where the two differ, and only there: what diverges and is
+    listed, on whatever level, does not count.
+    """
     if is_benchmark(record):
         return speed_exit_code(record)
     outcomes = {result.outcome for result in results(record)}
+    if record.known is not None:
+        if check_known(record):
+            return 1
+        outcomes = {outcome_of(f.verdict) for result in results(record) for f in result.findings} - {"diverges"}
+        outcomes |= {result.outcome for result in results(record) if result.outcome == "untested"}
     if "diverges" in outcomes:
         return 1
     return 3 if gaps(record) or outcomes & {"broken", "inconclusive", "untested"} else 0

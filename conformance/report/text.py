@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conformance.known import check_known
 from conformance.record import Finding, Record, RequirementEntry
 from conformance.report.grouping import Place, by_requirement, cells, places, spoken, tally
+from conformance.report.known import known_sentence, problem_text
 from conformance.report.minimal import STATES, STEPWISE, figures_text, place_text
 from conformance.report.notes import ending, subspaces_text
 from conformance.report.outcome import (
@@ -32,7 +34,6 @@ from conformance.report.outcome import (
     behaves_like,
     beside,
     causes,
-    core,
     diverging,
     fault_entry,
     gaps,
@@ -44,7 +45,7 @@ from conformance.report.speed import is_benchmark
 from conformance.report.speed_text import print_speed
 from conformance.report.view import version_of
 from conformance.report.wording import count, label, listed, number, one_line, share, visible
-from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported
+from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, core
 
 _STYLES: Final[dict[Outcome, str]] = {
     "diverges": "bold red",
@@ -95,6 +96,15 @@ def print_summary(record: Record, console: Console) -> None:
     if record.benches or record.scans:
         print_speed(record, console, writer)
     console.print()
+
+
+def print_known(record: Record, console: Console) -> None:
+    """Whether the list of known divergences holds, where the run is held to one, and everything that is wrong."""
+    if record.known is not None:
+        writer, problems = _Writer(console), check_known(record)
+        writer.line(known_sentence(record), "bold red" if problems else "")
+        for problem in problems:
+            writer.line(problem_text(problem), "red", indent=2)
 
 
 def _beside(record: Record, all_results: Sequence[Result], writer: _Writer) -> None:

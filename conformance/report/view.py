@@ -11,9 +11,13 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from conformance.gate import outcome as gated
+from conformance.known import check_known
 from conformance.record import Finding, Incident, Record, Trial
 from conformance.report.divergence import CauseText, FaultText, make_alike, make_divergence
+from conformance.report.gate import GateText, gate_text
 from conformance.report.grouping import cells, parts, places, spoken
+from conformance.report.known import known_sentence, problem_text
 from conformance.report.notes import Note, Section, make_notes
 from conformance.report.outcome import (
     OPEN,
@@ -23,7 +27,6 @@ from conformance.report.outcome import (
     beside,
     causes,
     compared,
-    core,
     diverging,
     gaps,
     headline,
@@ -34,7 +37,7 @@ from conformance.report.outcome import (
     unfound,
 )
 from conformance.report.wording import block, count, label, listed, share, visible
-from conformance.verdict import Agrees, Unrepresentable, Unsupported
+from conformance.verdict import Agrees, Unrepresentable, Unsupported, core
 
 WORDS: Final[dict[Outcome, tuple[str, str]]] = {
     "diverges": ("\N{BALLOT X}", "computes something else"),
@@ -177,7 +180,10 @@ class Clauses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The whole report. beside: what is not fine on requirements that do not decide."""
+    """The whole report. beside: what is not fine on requirements that do not decide; gate: None where it is no gate's.
+
+    known: whether the list of known divergences holds, "" where the run is held to none.
+    """
 
     headline: str
     outcome: Outcome
@@ -203,6 +209,9 @@ class Page:
     footer: str
     unasked: str
     words: tuple[tuple[Outcome, str, str], ...]
+    gate: GateText | None
+    known: str
+    known_problems: tuple[str, ...]
 
 
 def make_page(record: Record) -> Page:
@@ -260,7 +269,12 @@ class _Builder:
         common = self._common_facts()
         told = beside(record)
         decided, others = self._divergences()
+        gate = None if record.gate is None else gate_text(record, gated(record))
+        listed_problems = () if gate is not None else check_known(record)
         return Page(
+            gate=gate,
+            known="" if record.known is None or gate is not None else known_sentence(record),
+            known_problems=tuple(problem_text(problem) for problem in listed_problems),
             headline=headline(record),
             outcome=overall(f for result in self.results for f in result.findings) if compared(record) else "untested",
             warnings=gaps(record),

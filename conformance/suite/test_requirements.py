@@ -19,9 +19,11 @@ from conformance.examine import Settings, examine, slug
 from conformance.host import Host
 from conformance.kept import Failure, write_kept
 from conformance.plan import Group, beside, candidates_for, interpreter_of, plan
-from conformance.pytest_plugin import COMPARED
+from conformance.pytest_plugin import CHANGE, COMPARED
+from conformance.record import CandidateLine
 from conformance.report.failure import failure_message
 from conformance.requirement import REQUIREMENTS
+from conformance.suite.accepted import Accepted, read_accepted
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
 NOTHING_TO_TEST = """\
@@ -58,6 +60,7 @@ class Hosts:
     def __init__(self) -> None:
         self._hosts: dict[str, Host] = {}
         self._facts: dict[str, dict[str, str]] = {}
+        self._lines: dict[str, CandidateLine] = {}
 
     def of(self, group: Group) -> Host:
         """The candidate's worker."""
@@ -65,18 +68,35 @@ class Hosts:
         if candidate.name not in self._hosts:
             interpreter = interpreter_of(candidate, print)
             facts = self._facts.setdefault(candidate.name, {})
+
+            def ready(version: str, told: dict[str, str]) -> None:
+                facts.update(told)
+                self._lines[candidate.name] = CandidateLine(
+                    name=candidate.name,
+                    adapter=candidate.adapter.name,
+                    variant=candidate.variant.name,
+                    title=candidate.variant.title,
+                    version=version,
+                    environment=interpreter.label,
+                    facts=told,
+                )
+
             self._hosts[candidate.name] = Host(
                 candidate.adapter,
                 candidate.variant,
                 interpreter,
                 incident=lambda _: None,
-                ready=lambda _, told: facts.update(told),
+                ready=ready,
             )
         return self._hosts[candidate.name]
 
     def facts(self, group: Group) -> dict[str, str]:
         """What the candidate's worker told about itself."""
         return self._facts[group.candidate.name]
+
+    def line(self, group: Group) -> CandidateLine | None:
+        """What the candidate is, once its worker has come up."""
+        return self._lines.get(group.candidate.name)
 
     def close(self) -> None:
         """End every worker."""
@@ -92,7 +112,22 @@ def rnn_hosts() -> Iterator[Hosts]:
     hosts.close()
 
 
-def test_requirement(rnn_group: Group | None, rnn_hosts: Hosts, pytestconfig: pytest.Config) -> None:
+@pytest.fixture(scope="session")
+def rnn_accepted(pytestconfig: pytest.Config) -> Accepted:
+    """The list of known divergences and the baseline that the session names."""
+    try:
+        return read_accepted(pytestconfig.getoption("--rnn-known"), pytestconfig.getoption("--rnn-baseline"))
+    except ConformanceError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def test_requirement(
+    rnn_group: Group | None,
+    rnn_hosts: Hosts,
+    rnn_accepted: Accepted,
+    pytestconfig: pytest.Config,
+    record_property: Callable[[str, object], None],
+) -> None:
     """The candidate meets the requirement, and its cases could have told otherwise."""
     if rnn_group is None:
         pytest.fail(NOTHING_TO_TEST, pytrace=False)
@@ -107,10 +142,27 @@ def test_requirement(rnn_group: Group | None, rnn_hosts: Hosts, pytestconfig: py
     except ConformanceError as error:
         pytest.fail(str(error), pytrace=False)
     pytestconfig.stash[COMPARED] += finding.trials
-    if not _met(finding.verdict):
-        message = failure_message(finding, rnn_hosts.facts(rnn_group), rnn_group.candidate.variant.evaluation)
-        if rnn_group.requirement.level != "MUST":
-            pytest.xfail(f"{rnn_group.requirement.level}: {message}")
+    met, level = _met(finding.verdict), rnn_group.requirement.level
+    ruling = rnn_accepted.ruling(finding, rnn_hosts.line(rnn_group), met=met, decides=level == "MUST")
+    if ruling.change:
+        record_property(CHANGE, ruling.change)
+    message = (
+        "" if met else failure_message(finding, rnn_hosts.facts(rnn_group), rnn_group.candidate.variant.evaluation)
+    )
+    match ruling.ends:
+        case "passed":
+            return
+        case "failed":
+            pytest.fail(f"{ruling.why}\n{message}".rstrip(), pytrace=False)
+        case "expected":
+            pytest.xfail(f"{ruling.why}\n{message}".rstrip())
+        case "open":
+            pass
+        case _:
+            assert_never(ruling.ends)
+    if not met and level != "MUST":
+        pytest.xfail(f"{level}: {message}")
+    if not met:
         pytest.fail(message, pytrace=False)
 
 

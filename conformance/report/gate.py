@@ -1,0 +1,340 @@
+"""What a gate found, in words: one paragraph, a row for what changed alike, a row for what drifted alike.
+
+Terminal, HTML, JUnit, annotations and step summary all take their words from here, so that none of them can say
+something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, assert_never
+
+from rich.console import Console
+from rich.text import Text
+
+from conformance.drift import Drift
+from conformance.gate import KINDS, Answer, Change, Kind, Outcome
+from conformance.record import CandidateLine, FaultEntry, Finding, Incident, Record
+from conformance.report.known import problem_text
+from conformance.report.wording import count, label, listed, number
+from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unsupported, core
+
+_MOST: Final = 6
+Tone: TypeAlias = Literal["diverges", "inconclusive", "agrees", "unsupported"]
+TONES: Final[dict[Kind, Tone]] = {
+    "regressed": "diverges",
+    "changed": "inconclusive",
+    "inconclusive": "inconclusive",
+    "gone": "inconclusive",
+    "fixed": "agrees",
+    "new": "unsupported",
+    "unchanged": "unsupported",
+}
+MEANINGS: Final[dict[Kind, str]] = {
+    "regressed": "it agreed, and does not any more",
+    "changed": "it was wrong or broke, and does so in another way: another fault, another size",
+    "inconclusive": "one of the two sides could not tell",
+    "gone": "it is not offered any more",
+    "fixed": "it was wrong or broke, and agrees now",
+    "new": "there is nothing to hold it against",
+    "unchanged": "it is as it was",
+}
+_ANSWERS: Final[dict[Answer, tuple[str, Tone]]] = {
+    "safe": ("Safe", "agrees"),
+    "regressed": ("Regressed", "diverges"),
+    "could not tell": ("Could not tell", "inconclusive"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRow:
+    """Changes of one variant and requirement of which the same is to be said.
+
+    cause: the fault that came or went, "" where none is named; aside: "does not decide", or "".
+    """
+
+    kind: Kind
+    tone: Tone
+    variant: str
+    requirement: str
+    cause: str
+    dtypes: str
+    before: str
+    after: str
+    why: str
+    aside: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftRow:
+    """Drift of one variant and cell. moved: how many of its probes; the figures are the largest ones."""
+
+    variant: str
+    cell: str
+    moved: str
+    difference: str
+    ulps: str
+    share: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateText:
+    """The gate's section of a report."""
+
+    answer: str
+    tone: Tone
+    before: str
+    after: str
+    paragraph: str
+    counts: tuple[tuple[Kind, Tone, int, str], ...]
+    rows: tuple[ChangeRow, ...]
+    unchanged: int
+    drifts: tuple[DriftRow, ...]
+    drift: str
+    problems: tuple[tuple[str, str], ...]
+    incidents: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def gate_text(record: Record, outcome: Outcome) -> GateText:
+    """All that is to be said about a gate."""
+    title, tone = _ANSWERS[outcome.answer]
+    counts = tuple((kind, TONES[kind], amount, MEANINGS[kind]) for kind in KINDS if (amount := len(outcome.of(kind))))
+    return GateText(
+        answer=title,
+        tone="diverges" if outcome.problems else tone,
+        before=_side(outcome, before=True),
+        after=_side(outcome, before=False),
+        paragraph=paragraph(record, outcome),
+        counts=counts,
+        rows=rows(outcome),
+        unchanged=len(outcome.of("unchanged")),
+        drifts=drift_rows(outcome.drifts),
+        drift=drift_text(outcome.drifts),
+        problems=tuple((problem.kind, problem_text(problem)) for problem in outcome.problems),
+        incidents=tuple(dict.fromkeys(f"{label(i.candidate)}: {label(i.what)}" for i in _exits(record.incidents))),
+        doubts=tuple(label(doubt) for doubt in outcome.doubts),
+    )
+
+
+def _exits(incidents: Iterable[Incident]) -> Iterable[Incident]:
+    """Workers that broke after every result was delivered: told, and nothing else."""
+    return (incident for incident in incidents if "after delivering every result" in incident.what)
+
+
+def _side(outcome: Outcome, *, before: bool) -> str:
+    """What one side is: as it was asked for, and the releases that came."""
+    gate = outcome.gate
+    lines: Iterable[CandidateLine] = (outcome.lines_before if before else outcome.lines_after).values()
+    names = {pair.before if before else pair.after for pair in gate.pairs}
+    versions = list(dict.fromkeys(label(line.version) for line in lines if line.name in names and line.version))
+    asked = gate.before if before else gate.after
+    told = label(asked)
+    if any(version not in asked for version in versions):
+        told += f" ({listed(versions)})"
+    return f"{told} as in {label(gate.source)}" if before and gate.source else told
+
+
+def paragraph(record: Record, outcome: Outcome) -> str:
+    """The verdict in words."""
+    before, after = _side(outcome, before=True), _side(outcome, before=False)
+    regressed, fixed = outcome.of("regressed", decides=True), outcome.of("fixed")
+    sentences: list[str] = []
+    match outcome.answer:
+        case "regressed":
+            sentences.append(f"Regressed: {_told(record, regressed, after=True)}, from {before} to {after}.")
+        case "safe":
+            sentences.append(f"Safe: nothing that decides is worse in {after} than in {before}.")
+        case "could not tell":
+            sentences.append(f"Could not tell whether {after} is as good as {before}: {listed(outcome.doubts)}.")
+        case _:
+            assert_never(outcome.answer)
+    if fixed:
+        sentences.append(f"Fixed: {_told(record, fixed, after=False)}.")
+    if outcome.answer == "regressed" and outcome.doubts:
+        sentences.append(f"Beside that, {listed(outcome.doubts)}.")
+    aside = outcome.of("regressed", decides=False)
+    if aside:
+        sentences.append(f"Worse, but not deciding: {_told(record, aside, after=True)}.")
+    unchanged = outcome.of("unchanged")
+    wrong = [c for c in unchanged if c.after is not None and not isinstance(core(c.after.verdict), Agrees)]
+    said = (
+        f"{count(len(unchanged), 'check')} of {len(outcome.changes)} {'is' if len(unchanged) == 1 else 'are'} unchanged"
+    )
+    more = f", {len(wrong)} of them wrong on both sides ({_told(record, wrong, after=True)})" if wrong else ""
+    sentences.append(f"{said}{more}.")
+    if drift := drift_text(outcome.drifts):
+        sentences.append(drift)
+    if outcome.problems:
+        sentences.append(
+            f"The list of known divergences does not hold in {count(len(outcome.problems), 'place')}: "
+            f"{listed([problem_text(p) for p in outcome.problems], most=3)}."
+        )
+    return " ".join(sentences)
+
+
+def _told(record: Record, changes: Sequence[Change], *, after: bool) -> str:
+    """Requirements by what is wrong with them: ``gru_hidden_none, drop_rbhn_t0 (...) in mlx:none``."""
+    alike: dict[str, tuple[list[str], list[str], list[str]]] = {}
+    for change in changes:
+        finding = change.after if after else change.before
+        names, dtypes, variants = alike.setdefault(_cause(record, finding), ([], [], []))
+        names.append(label(change.requirement))
+        dtypes.append(label(change.dtype))
+        variants.append(label(change.variant))
+    return "; ".join(
+        f"{listed(_once(names), most=_MOST)}, {cause} in {listed(_once(variants), most=3)} ({', '.join(_once(dtypes))})"
+        for cause, (names, dtypes, variants) in alike.items()
+    )
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _cause(record: Record, finding: Finding | None) -> str:
+    verdict = None if finding is None else core(finding.verdict)
+    match verdict:
+        case Diverges(faults=faults):
+            entry = _entry(record, faults[0]) if faults else None
+            named = listed([label(fault) for fault in faults], last="or", most=3) or "none of the catalogue's faults"
+            return f"{named} ({label(entry.statement)})" if entry is not None and len(faults) == 1 else named
+        case Broken(kind=kind):
+            return f"no answer ({kind})"
+        case _:
+            return phrase(finding)
+
+
+def _entry(record: Record, name: str) -> FaultEntry | None:
+    return next((e for entries in record.header.faults.values() for e in entries if e.name == name), None)
+
+
+def phrase(finding: Finding | None) -> str:
+    """What one side shows."""
+    if finding is None:
+        return "not asked"
+    verdict = core(finding.verdict)
+    match verdict:
+        case Agrees(share=share):
+            return f"agrees, largest share of the bound {number(share, 2)}"
+        case Diverges(faults=faults, evidence=evidence):
+            named = listed([label(fault) for fault in faults], last="or", most=3) or "none of the catalogue's faults"
+            return f"diverges: {named}, largest difference {number(evidence.largest_difference, 3)}"
+        case Broken(kind=kind, message=message):
+            return f"broken ({kind}): {label(message)}"
+        case Inconclusive(why=why):
+            return f"inconclusive: {label(why)}"
+        case Unsupported(what=what):
+            return f"not offered: {label(what)}"
+        case None:
+            return "nothing was tried"
+        case _:
+            assert_never(verdict)
+
+
+def _faults(finding: Finding | None) -> str:
+    verdict = None if finding is None else core(finding.verdict)
+    return listed([label(f) for f in verdict.faults], last="or", most=3) if isinstance(verdict, Diverges) else ""
+
+
+def _short(finding: Finding | None) -> str:
+    """What one side shows without its figures: rows of which this is the same are one row."""
+    verdict = None if finding is None else core(finding.verdict)
+    match verdict:
+        case Agrees():
+            return "agrees"
+        case Diverges(faults=faults):
+            return f"diverges {faults}"
+        case _:
+            return phrase(finding)
+
+
+def rows(outcome: Outcome) -> tuple[ChangeRow, ...]:
+    """Everything that is not unchanged, dtypes of one requirement together."""
+    alike: dict[tuple[str, ...], list[Change]] = {}
+    for change in outcome.changes:
+        if change.kind != "unchanged":
+            said = (_short(change.before), _short(change.after), change.why)
+            alike.setdefault((change.kind, change.variant, change.requirement, *said), []).append(change)
+    return tuple(
+        ChangeRow(
+            kind=own[0].kind,
+            tone=TONES[own[0].kind],
+            variant=label(own[0].variant),
+            requirement=label(own[0].requirement),
+            cause=_faults(own[0].after) or _faults(own[0].before),
+            dtypes=", ".join(label(change.dtype) for change in own),
+            before=phrase(own[0].before),
+            after=phrase(own[0].after),
+            why=label(own[0].why),
+            aside="" if own[0].decides else "does not decide",
+        )
+        for own in alike.values()
+    )
+
+
+def drift_rows(found: Sequence[Drift]) -> tuple[DriftRow, ...]:
+    """Drift by variant and cell, where there is any."""
+    alike: dict[tuple[str, str], list[Drift]] = {}
+    for drift in found:
+        if drift.kind in ("identical", "drift"):
+            alike.setdefault((drift.pair.after, drift.cell), []).append(drift)
+    return tuple(
+        DriftRow(
+            variant=label(variant),
+            cell=label(cell),
+            moved=f"{len(moved)} of {len(own)}",
+            difference=number(max(d.difference for d in moved), 3),
+            ulps=number(max(d.ulps for d in moved), 3),
+            share=number(max(d.share for d in moved), 3),
+        )
+        for (variant, cell), own in alike.items()
+        if (moved := [d for d in own if d.kind == "drift"])
+    )
+
+
+def drift_text(found: Sequence[Drift]) -> str:
+    """Drift in a sentence; it never decides."""
+    measured = [d for d in found if d.kind in ("identical", "drift")]
+    moved = [d for d in measured if d.kind == "drift"]
+    if not measured:
+        return ""
+    if not moved:
+        return f"Bits are identical on {'the one probe' if len(measured) == 1 else f'all {len(measured)} probes'}."
+    worst = [(dtype, [d for d in moved if d.dtype == dtype]) for dtype in _once(d.dtype for d in moved)]
+    told = [
+        f"{number(max(d.difference for d in own), 2)} in {label(dtype)} ({number(max(d.ulps for d in own), 2)} ulp)"
+        for dtype, own in worst
+    ]
+    return (
+        f"Bits moved inside the bounds on {len(moved)} of {len(measured)} probes, by at most {listed(told)}: "
+        "informational, no regression."
+    )
+
+
+def print_gate(text: GateText, console: Console) -> None:
+    """What changed, then the verdict; nothing is read as markup."""
+
+    def line(content: str, style: str = "") -> None:
+        encoded = content.encode(console.encoding, "backslashreplace").decode(console.encoding)
+        console.print(Text(encoded, style=style))
+
+    styles = {"diverges": "bold red", "inconclusive": "yellow", "agrees": "green", "unsupported": ""}
+    for row in text.rows:
+        aside = f" ({row.aside})" if row.aside else ""
+        cause = f", {row.cause}" if row.cause else ""
+        line(f"{row.kind}: {row.requirement}{cause} ({row.variant}, {row.dtypes}){aside}", styles[row.tone])
+        why = f" [{row.why}]" if row.why else ""
+        line(f"  before: {row.before}\n  after:  {row.after}{why}")
+    for drift in text.drifts:
+        line(
+            f"drift: {drift.variant}, {drift.cell}: {drift.moved} probes, at most {drift.difference}, "
+            f"{drift.ulps} ulp, {drift.share} of the bound of a step"
+        )
+    for incident in text.incidents:
+        line(f"noted: {incident}", "yellow")
+    for _, problem in text.problems:
+        line(problem, "bold red")
+    line("")
+    line(text.paragraph, "bold")
