@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 # An operation in the text of a program; after a # stand attributes.
@@ -53,7 +54,7 @@ def without_caches() -> Iterator[None]:
     jax.config.update(option, val=False)
     compilation_cache.reset_cache()
     try:
-        jax.jit(lambda a: jax.lax.scan(lambda c, _: (jnp.tanh(c @ c), c), a, a)).lower(jnp.ones((1, 1))).compile()
+        jax.jit(lambda a: jax.lax.scan(lambda c, _: (jnp.tanh(c @ c), c), a, a)).lower(np.ones((1, 1))).compile()
         jax.clear_caches()
         yield
     finally:
