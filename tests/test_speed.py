@@ -507,3 +507,23 @@ def test_bad_usage_is_one_message(tmp_path: Path, arguments: tuple[str, ...], wo
     assert code == 2
     assert words in text
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tutorials_call_is_timed(tmp_path: Path) -> None:
+    """The adapter of the page, with the function that the page adds to it, is a side of a benchmark."""
+    page = (Path(__file__).parents[1] / "docs" / "adapter-tutorial.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", page, re.DOTALL))
+    (further,) = re.findall(r"<!-- further: adapter.py -->\n```python\n(.*?)```", page, re.DOTALL)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "adapter.toml").write_text(files["adapter.toml"], encoding="utf-8")
+    (folder / "adapter.py").write_text(files["adapter.py"] + further, encoding="utf-8")
+    out = tmp_path / "out"
+    code, text = bench(
+        *("mine:loop", "timed:loop", "--adapter", str(folder), "--shape", "2x5x3x4", "--rounds", "6", "--no-control"),
+        out=out,
+    )
+    assert code == 0, text
+    (path,) = out.glob("*.jsonl")
+    (found,) = read_record(path).benches
+    assert [len(one.seconds) for one in found.sides] == [6, 6]
