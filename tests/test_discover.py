@@ -112,6 +112,21 @@ def test_a_variant_is_like_another(tmp_path: Path) -> None:
     assert (three.title, three.paths, three.default) == (one.title, one.paths, False)
 
 
+def test_what_is_said_of_other_cells_is_not_inherited(tmp_path: Path) -> None:
+    """A variant with fewer cells takes over their layers and missing parameters only; what it says itself stays."""
+    manifest = GOOD.replace('["gru"]', '["gru", "lstm", "elman"]')
+    manifest += 'layers = { gru = "GRU", lstm = "LSTM", elman = "RNN" }\n'
+    for cell in ("gru", "lstm"):
+        manifest += f'[[variants.one.missing]]\ncell = "{cell}"\nparameters = ["b"]\nowner = "never"\n'
+        manifest += 'reason = "none"\nlink = ""\n'
+    manifest += '[variants.two]\nlike = "one"\ncells = ["lstm", "elman"]\nlayers = { lstm = "OtherLSTM" }\n'
+    manifest += '[variants.three]\nlike = "two"\ncells = ["gru"]\nlayers = { lstm = "a slip" }\n'
+    one, two, three = (read_adapter(folder_with(tmp_path, manifest)).variants[n] for n in ("one", "two", "three"))
+    assert (one.missing.keys(), len(one.layers)) == ({"gru", "lstm"}, 3)
+    assert (two.missing.keys(), two.layers) == ({"lstm"}, {"lstm": "OtherLSTM", "elman": "RNN"})
+    assert (three.missing.keys(), three.layers) == (set(), {"lstm": "a slip"})
+
+
 def test_a_path_may_have_alternatives(tmp_path: Path) -> None:
     """An observation must attest one of them, each with the features of its case."""
     manifest = GOOD.replace('"loop"', '["{layer}, fused", "{layer}, eager"]')

@@ -31,7 +31,7 @@ from conformance.worker.api import (
 
 from .costs import measured
 from .forms import ACTIVATIONS, Form, backward, definition, forward, one_step
-from .program import Program, read
+from .program import NO_CELL, Program, read
 
 CLASSES = {"gru": "GRUCell", "lstm": "OptimizedLSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
 # A variant of this ending runs the LSTM cell that has one dense layer per gate and side.
@@ -90,7 +90,7 @@ def path_of(program: Program, case: WorkerCase, recipe: Any) -> str:
     once = in_loops == {(case.x.shape[-2], 1)} and len(program.loops) == case.directions and not program.products
     makers = {loop.maker for loop in program.loops} if once else set()
     path = str(program)
-    if len(names) != 1:
+    if len(names) != 1 or NO_CELL in names:
         return path
     if not program.loops and len(program.products) == kernels * case.x.shape[-2]:
         path = "flax.nnx.{layer}(carry, x_t) for every step"
@@ -103,7 +103,12 @@ def path_of(program: Program, case: WorkerCase, recipe: Any) -> str:
     elif makers == {"flax.nnx.RNN"}:
         path = "flax.nnx.RNN({layer})(x, initial_carry)"
     (name,) = names
-    return path.replace("{layer}", name + (f"[{ACTIVATIONS[case.cell].__name__}]" if case.cell in ACTIVATIONS else ""))
+    return path.replace("{layer}", layer_name(name, case))
+
+
+def layer_name(cell: str, case: WorkerCase) -> str:
+    """The name of a cell's class, with its activation where that can be chosen."""
+    return cell + (f"[{ACTIVATIONS[case.cell].__name__}]" if case.cell in ACTIVATIONS else "")
 
 
 def pack(h: Any, c: Any, directions: int) -> Any:
@@ -221,14 +226,14 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
     with jax.enable_x64(case.dtype == "float64"):
         call = call_of(case)
         weights, x, carry = inputs = jax.device_put(call.inputs)
-        path = call.path(case)
         if level == "cell":
             if case.h0 is None or case.features:
                 raise ValueError("a cell takes its state as an argument and knows neither lengths nor directions")
             graph = call.form.graphs
             steps = [x[..., t, :] for t in range(x.shape[-2])]
             traced = read(one_step.trace(graph, *weights, carry, steps[0]).jaxpr.jaxpr)
-            path = f"jax.jit(flax.nnx.{' '.join(sorted(set(traced.products)))})(carry, x_t) from Python"
+            called = layer_name(" and ".join(sorted(set(traced.products))), case)
+            path = f"jax.jit(flax.nnx.{called})(carry, x_t) from Python"
 
             def function() -> Any:
                 state, states = carry, []
@@ -240,6 +245,7 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
             def outputs(answer: Any) -> Any:
                 return np.stack([plain(h) for h in answer], axis=-2)
         else:
+            path = call.path(case)
             function = partial(call.function, call.form, *inputs, *jax.device_put(call.rest))
 
             def outputs(answer: Any) -> Any:

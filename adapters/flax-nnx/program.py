@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+NO_CELL = "no cell"
 HERE = Path(__file__).parent
 CELLS = inspect.getsourcefile(nnx.GRUCell)
 # By the file of their code: what may stand between this adapter and a loop. The outermost made it.
@@ -85,7 +86,7 @@ def _frames(equation: Any) -> Any:
 def _cell(equation: Any) -> str:
     """The class whose method asked for a product, innermost."""
     names = (frame.function_name for frame in _frames(equation) if frame.file_name == CELLS)
-    return next(names, "no cell").partition(".")[0]
+    return next(names, NO_CELL).partition(".")[0]
 
 
 def _maker(equation: Any) -> str:
@@ -95,7 +96,9 @@ def _maker(equation: Any) -> str:
         if Path(frame.file_name).parent == HERE:
             break
         maker = MAKERS.get(frame.file_name, maker)
-    return maker
+    # Of an unrolled loop the compiler makes copies, though its body was traced once.
+    copies = equation.params.get("unroll", 1)
+    return maker if copies == 1 else f"{maker}, unrolled {copies} times,"
 
 
 def _listed(products: tuple[str, ...]) -> str:
