@@ -127,6 +127,16 @@ def test_what_is_said_of_other_cells_is_not_inherited(tmp_path: Path) -> None:
     assert (three.missing.keys(), three.layers) == (set(), {"lstm": "a slip"})
 
 
+def test_a_variant_of_fewer_cells_takes_over_their_layers_only(tmp_path: Path) -> None:
+    """A layer of a cell that it does not have is not its own; one that it names itself stays, whatever its cell."""
+    manifest = GOOD.replace('cells = ["gru"]', 'cells = ["gru", "lstm"]\nlayers = { gru = "G", lstm = "L" }')
+    manifest += '[variants.two]\nlike = "one"\ncells = ["gru"]\n'
+    manifest += '[variants.three]\nlike = "one"\ncells = ["gru"]\nlayers = { elman = "E" }\n'
+    two, three = (read_adapter(folder_with(tmp_path, manifest)).variants[n] for n in ("two", "three"))
+    assert two.layers == {"gru": "G"}
+    assert three.layers == {"gru": "G", "elman": "E"}
+
+
 def test_a_path_may_have_alternatives(tmp_path: Path) -> None:
     """An observation must attest one of them, each with the features of its case."""
     manifest = GOOD.replace('"loop"', '["{layer}, fused", "{layer}, eager"]')

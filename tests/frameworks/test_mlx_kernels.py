@@ -1,7 +1,7 @@
 """The kernels written for Metal and CUDA, run without either: their very text, compiled as C++ behind a few shims.
 
-What a shim stands for is what the languages promise: the number of the thread, exp, tanh and abs, and a storage type that
-converts to and from float only where the text says so. That MLX launches them right is not shown here.
+What a shim stands for is what the languages promise: the number of the thread, exp, tanh and abs, and a storage type
+that converts to and from float only where the text says so. That MLX launches them right is not shown here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conformance.case import Case
+from conformance.case import Case, Shape
 from conformance.cells import cell_named
 from conformance.discover import find_adapters
 from conformance.strategies import Signature, build
 
 SOURCES = find_adapters()["mlx"].folder / "sources.py"
 BATCH, DIM, HIDDEN = 3, 5, 7
-SHAPE = (BATCH, 1, DIM, HIDDEN)
+SHAPE = Shape(batch=BATCH, time=1, features=DIM, hidden=HIDDEN)
 # Threads beyond the last unit, as CUDA starts them, and what must still stand behind the results afterwards.
 SURPLUS, CANARY = 11, 12345.0
 CONTAINER = NDArray[np.float32]
