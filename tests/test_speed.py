@@ -227,7 +227,7 @@ def test_metal_rows_say_that_they_were_not_measured_here(tmp_path: Path) -> None
     for surface in (page, text):
         assert "not measured here: it needs Metal, and the device is Device(cpu, 0)" in surface
         assert re.search(r"about 3\.9. \(310\s.s → 80\s.s\)", surface)
-    assert headline(record) == "1 of 2 comparisons measured here; beside their baselines 1 faster."
+    assert headline(record) == "1 of 2 comparisons measured here; against the baselines: 1 faster."
     assert exit_code(record) == 0
 
 

@@ -266,7 +266,7 @@ def speed_headline(record: Record) -> str:
     }
     parts = [f"{amount} {words[kind]}" for kind, amount in amounts.items() if amount]
     text = f"{len(ran)} of {count(len(lines), 'comparison')} measured here"
-    text += f"; beside their baselines {listed(parts)}" if parts else "; nothing to tell of any side"
+    text += f"; against the baselines: {listed(parts)}" if parts else "; nothing to tell of any side"
     problems = speed_problems(record)
     return f"{text}; but {problems[0]}." if problems else f"{text}."
 
