@@ -158,6 +158,21 @@ def test_what_the_same_code_differs_by_is_told_of_nobody() -> None:
     assert far.kind == "faster"
 
 
+@pytest.mark.parametrize(("typical", "kind"), [(0.1e-3, "wide"), (0.05e-3, "faster"), (0.2e-3, "wide")])
+def test_on_a_busy_machine_cpu_seconds_must_show_the_difference_too(typical: float, kind: str) -> None:
+    """The planted trap: a scheduler that lets one of two equal processes wait four times as long."""
+    busy = {"cpu": noisy(0.1e-3, seed=9)}
+    whole = line(side("mlx:fast", 0.25e-3, "loop", seed=3, cpu=noisy(typical, seed=4)))
+    first = msgspec.structs.replace(whole.sides[0], **busy)
+    crowded_line = msgspec.structs.replace(whole, sides=(first, *whole.sides[1:]))
+    told_ = conclusion(crowded_line, crowded_line.sides[1])
+    assert told_.kind == kind
+    assert told_.ratio is not None
+    assert told_.ratio.low > 3
+    idle = told(side("mlx:fast", 0.25e-3, "loop", seed=3, cpu=noisy(0.25e-3, seed=4)))
+    assert idle.kind == "faster"
+
+
 def test_equal_sides_and_noisy_sides_are_told_apart() -> None:
     """No difference seen; or the interval is too wide to say even that."""
     assert told(side("mlx:fast", 1e-3, "loop", seed=3)).text == "no difference seen"
