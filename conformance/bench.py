@@ -37,7 +37,7 @@ ENOUGH_ROUNDS: Final = 20
 LEAST_ROUNDS: Final = 6
 """Fewer give no interval; so many are made even where the budget is used up, unless it is by far."""
 MAX_ROUNDS: Final = 400
-OVERDRAFT: Final = 4.0
+OVERDRAFT: Final = 8.0
 NARROW: Final = 0.03
 """An interval is narrow enough when its ends are apart by this share."""
 JUDGED: Final = 600_000

@@ -171,7 +171,7 @@ def test_rounds_end_with_the_budget_and_say_so() -> None:
 
 
 def test_slow_sides_get_the_rounds_that_an_interval_needs_but_not_without_end() -> None:
-    """Six rounds beyond the budget, unless they overdraw it four times."""
+    """Six rounds beyond the budget, unless they overdraw it many times."""
     timed, _ = contest(fakes(2, seconds=lambda turn: 1.0), Limits(budget=6.0))
     assert len(timed[0].seconds) == LEAST_ROUNDS
     timed, _ = contest(fakes(2, seconds=lambda turn: 10.0), Limits(budget=6.0))

@@ -158,6 +158,21 @@ def test_what_the_same_code_differs_by_is_told_of_nobody() -> None:
     assert far.kind == "faster"
 
 
+@pytest.mark.parametrize(("typical", "kind"), [(0.1e-3, "wide"), (0.05e-3, "faster"), (0.2e-3, "wide")])
+def test_on_a_busy_machine_cpu_seconds_must_show_the_difference_too(typical: float, kind: str) -> None:
+    """The planted trap: a scheduler that lets one of two equal processes wait four times as long."""
+    busy = {"cpu": noisy(0.1e-3, seed=9)}
+    whole = line(side("mlx:fast", 0.25e-3, "loop", seed=3, cpu=noisy(typical, seed=4)))
+    first = msgspec.structs.replace(whole.sides[0], **busy)
+    crowded_line = msgspec.structs.replace(whole, sides=(first, *whole.sides[1:]))
+    told_ = conclusion(crowded_line, crowded_line.sides[1])
+    assert told_.kind == kind
+    assert told_.ratio is not None
+    assert told_.ratio.low > 3
+    idle = told(side("mlx:fast", 0.25e-3, "loop", seed=3, cpu=noisy(0.25e-3, seed=4)))
+    assert idle.kind == "faster"
+
+
 def test_equal_sides_and_noisy_sides_are_told_apart() -> None:
     """No difference seen; or the interval is too wide to say even that."""
     assert told(side("mlx:fast", 1e-3, "loop", seed=3)).text == "no difference seen"
@@ -227,7 +242,7 @@ def test_metal_rows_say_that_they_were_not_measured_here(tmp_path: Path) -> None
     for surface in (page, text):
         assert "not measured here: it needs Metal, and the device is Device(cpu, 0)" in surface
         assert re.search(r"about 3\.9. \(310\s.s → 80\s.s\)", surface)
-    assert headline(record) == "1 of 2 comparisons measured here; beside their baselines 1 faster."
+    assert headline(record) == "1 of 2 comparisons measured here; against the baselines: 1 faster."
     assert exit_code(record) == 0
 
 
@@ -507,3 +522,23 @@ def test_bad_usage_is_one_message(tmp_path: Path, arguments: tuple[str, ...], wo
     assert code == 2
     assert words in text
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tutorials_call_is_timed(tmp_path: Path) -> None:
+    """The adapter of the page, with the function that the page adds to it, is a side of a benchmark."""
+    page = (Path(__file__).parents[1] / "docs" / "adapter-tutorial.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", page, re.DOTALL))
+    (further,) = re.findall(r"<!-- further: adapter.py -->\n```python\n(.*?)```", page, re.DOTALL)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "adapter.toml").write_text(files["adapter.toml"], encoding="utf-8")
+    (folder / "adapter.py").write_text(files["adapter.py"] + further, encoding="utf-8")
+    out = tmp_path / "out"
+    code, text = bench(
+        *("mine:loop", "timed:loop", "--adapter", str(folder), "--shape", "2x5x3x4", "--rounds", "6", "--no-control"),
+        out=out,
+    )
+    assert code == 0, text
+    (path,) = out.glob("*.jsonl")
+    (found,) = read_record(path).benches
+    assert [len(one.seconds) for one in found.sides] == [6, 6]

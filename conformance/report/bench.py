@@ -208,7 +208,7 @@ def _row(line: Measured, side: BenchSide) -> SideRow:
     told, found = conclusion(line, side), spread_of(side)
     costs, cores = side.costs, cores_of(side)
     return SideRow(
-        name=label(side.candidate) + (", once more" if side.control else ""),
+        name=label(side.candidate) + (" again" if side.control else ""),
         version=label(side.version),
         kind=told.kind,
         told=told.text,

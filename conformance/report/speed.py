@@ -129,7 +129,17 @@ def conclusion(line: Measured, side: BenchSide) -> Conclusion:
     if ratio is None:
         return Conclusion(kind="refused", text=f"no ratio: {count(len(side.seconds), 'round')} do not give an interval")
     told = _told(ratio, control_of(line), controlled=any(other.control for other in line.sides))
-    return replace(told, cpu=None if told.ratio is None else paired_ratio(baseline.cpu, side.cpu))
+    cpu = None if told.ratio is None else paired_ratio(baseline.cpu, side.cpu)
+    if told.kind in ("faster", "slower") and crowded(line) and not _shown(told.kind, cpu):
+        # Who waits for a core is not who computes: a scheduler may keep one process waiting for minutes.
+        text = "too noisy to tell: the machine was busy, and CPU seconds do not show it"
+        return Conclusion(kind="wide", text=text, ratio=told.ratio, cpu=cpu)
+    return replace(told, cpu=cpu)
+
+
+def _shown(kind: Kind, cpu: Ratio | None) -> bool:
+    """Whether CPU seconds show the same difference."""
+    return cpu is not None and (cpu.low > 1 if kind == "faster" else cpu.high < 1)
 
 
 def _control(line: Measured) -> Conclusion:
@@ -266,7 +276,7 @@ def speed_headline(record: Record) -> str:
     }
     parts = [f"{amount} {words[kind]}" for kind, amount in amounts.items() if amount]
     text = f"{len(ran)} of {count(len(lines), 'comparison')} measured here"
-    text += f"; beside their baselines {listed(parts)}" if parts else "; nothing to tell of any side"
+    text += f"; against the baselines: {listed(parts)}" if parts else "; nothing to tell of any side"
     problems = speed_problems(record)
     return f"{text}; but {problems[0]}." if problems else f"{text}."
 
