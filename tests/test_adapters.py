@@ -34,7 +34,7 @@ from conformance.strategies import LATTICE, Signature, build
 from conformance.worker import wire
 from conformance.worker.api import WorkerCase, assemble, attest, block, distribute, prefix_of
 
-SHIPPED = {"mlx", "torch", "flax-linen", "flax-nnx", "numpy"}
+SHIPPED = {"mlx", "torch", "flax-linen", "flax-nnx", "jax", "numpy", "mingru-pytorch"}
 ADAPTERS = find_adapters()
 VARIANTS = [
     pytest.param(ADAPTERS[name], variant, id=f"{name}:{variant}")
@@ -47,7 +47,7 @@ VARIANTS = [
 
 
 def test_every_shipped_folder_is_found() -> None:
-    """All five manifests can be read, and each adapter bears the name of its folder."""
+    """All manifests can be read, and each adapter bears the name of its folder."""
     assert {name: adapter.folder.name for name, adapter in ADAPTERS.items() if name in SHIPPED} == {
         name: name for name in SHIPPED
     }
@@ -110,14 +110,29 @@ def recipes(source: str) -> dict[str, dict[str, list[str]]]:
     return known.get("RECIPES", {})  # type: ignore[no-any-return]
 
 
+def source_of(adapter: Adapter) -> str:
+    """The text of all modules of an adapter."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(adapter.folder.glob("*.py")))
+
+
 def used_parameters(source: str, cell: str) -> list[str]:
-    """Every canonical name that the recipes of a cell use, with repetitions; without recipes what its step reads."""
+    """Every canonical name that the recipes of a cell use, with repetitions; without recipes what its step reads.
+
+    Without a step either, the gates whose pre-activations the minimal cells ask for: ``linear(p, "z", x)``.
+    """
     tables = recipes(source)
-    if tables:
+    if cell in tables:
         return [name.strip() for recipe in tables[cell].values() for term in recipe for name in term.split("+")]
-    (step,) = (
+    steps = [
         node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == f"step_{cell}"
-    )
+    ]
+    if not steps:
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and len(node.args) == 3]
+        gates = [call.args[1] for call in calls if ast.unparse(call.func) in ("linear", "project")]
+        asked = {gate.value for gate in gates if isinstance(gate, ast.Constant)}
+        known = {name[-1] for name in cell_named(cell).parameters}
+        return sorted(stem + gate for gate in known & asked for stem in ("W_", "b_"))
+    (step,) = steps
     reads = (node for node in ast.walk(step) if isinstance(node, ast.Subscript))
     keys = (node.slice for node in reads if ast.unparse(node.value) == "p")
     return sorted({key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)})
@@ -136,7 +151,7 @@ def recipe_problems(source: str, cell: str, missing: frozenset[str]) -> list[str
 @pytest.mark.parametrize(("adapter", "variant"), VARIANTS)
 def test_recipes_use_every_canonical_parameter_once(adapter: Adapter, variant: str) -> None:
     """Each parameter of each cell goes to one place, or is declared missing."""
-    source = (adapter.folder / "adapter.py").read_text(encoding="utf-8")
+    source = source_of(adapter)
     declared = adapter.variants[variant]
     for cell in declared.cells:
         missing = frozenset(declared.missing[cell][0]) if cell in declared.missing else frozenset()
@@ -152,14 +167,25 @@ def test_recipes_use_every_canonical_parameter_once(adapter: Adapter, variant: s
         ("torch", "lstm_projection", '"W_hg"', '"W_hf"', "twice: W_hf"),
         ("flax-nnx", "elman_relu", '"b_x + b_h"', '"b_x"', "unused: b_h"),
         ("numpy", "lstm", 'p["b_ho"]', 'p["b_xo"]', "unused: b_ho"),
+        ("mingru-pytorch", "minlstm_log", '"b_f"', '"b_i"', "twice: b_i"),
+        ("jax", "minlstm_log", '"i", x', '"f", x', "unused: W_i"),
     ],
-    ids=["bias dropped", "gate repeated", "misspelt", "through a name and **", "through a name", "in a step"],
+    ids=[
+        "bias dropped",
+        "gate repeated",
+        "misspelt",
+        "through a name and **",
+        "through a name",
+        "in a step",
+        "bias",
+        "in a call",
+    ],
 )
 def test_a_wrong_recipe_is_noticed(adapter: str, cell: str, old: str, new: str, problem: str) -> None:
     """The check above fails on a recipe that loses, repeats or misnames a parameter, of that cell."""
-    source = (ADAPTERS[adapter].folder / "adapter.py").read_text(encoding="utf-8")
+    source = source_of(ADAPTERS[adapter])
     assert recipe_problems(source, cell, frozenset({"b_hn"} & {cell})) == []
-    assert problem in recipe_problems(source.replace(old, new, 1), cell, frozenset())
+    assert problem in recipe_problems(source.replace(old, new), cell, frozenset())
 
 
 # Canonical names and recipes, as the worker's API offers them
