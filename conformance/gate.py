@@ -343,7 +343,8 @@ def _doubts(record: Record, changes: Sequence[Change]) -> Iterator[str]:
     ):
         found = [c for c in own if c.kind == kind and (kind != "gone" or _compared(c.before))]
         if found:
-            yield f"{len(found)} of {len(own)} checks {said}"
+            why = f" ({found[0].why})" if kind == "inconclusive" and found[0].why else ""
+            yield f"{len(found)} of {len(own)} checks {said}{why}"
     wrong = [c for c in own if c.kind == "new" and not isinstance(c.after and core(c.after.verdict), Agrees)]
     if wrong:
         yield f"{len(wrong)} of {len(own)} checks have nothing to be held against, and do not agree"

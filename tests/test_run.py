@@ -244,7 +244,7 @@ def test_an_environment_that_cannot_be_made_sinks_one_candidate(miniature: Minia
     bad = replace(good, spec=replace(good.spec, path=tmp_path))
     findings = ran([bad, good])
     assert isinstance(findings[0].verdict, Broken)
-    assert findings[0].verdict.kind == "start"
+    assert findings[0].verdict.kind == "environment"
     assert str(tmp_path) in findings[0].verdict.message + findings[0].verdict.stderr_tail
     assert isinstance(findings[1].verdict, Agrees)
 
