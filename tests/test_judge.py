@@ -64,22 +64,28 @@ def applies(cell: str, name: str, dtype: str) -> bool:
 
 
 def test_the_catalogue_has_every_hypothesis() -> None:
-    """All 53 GRU hypotheses are there: of weights and equations, of time and state, of precision."""
+    """All 80 GRU hypotheses are there: of weights and equations, of time and state, of precision."""
     equations = {
         "drop_rbhn_t0", "drop_bhn", "drop_bhr", "drop_bhz", "drop_bh", "drop_bir", "drop_biz", "drop_bin", "drop_bi",
         "bi_twice", "bh_twice", "z_bias_plus1", "r_bias_plus1", "swap_rz", "swap_zn", "rotate_gates", "swap_rz_h_only",
         "interleaved_gates", "Wh_transposed", "Wx_transposed", "update_flip", "reset_before", "reset_ignored",
         "bhn_outside_reset", "hard_sigmoid", "hard_sigmoid6", "gate_tanh", "no_tanh", "relu_new", "hardtanh_new",
-        "sigmoid_new", "no_Wh",
+        "sigmoid_new", "no_Wh", "candidate_without_state", "activations_swapped", "update_without_complement",
+        "update_forgets", "gate_relu", "gate_identity",
     }  # fmt: skip
+    activations = ("tanh", "relu", "identity", "hard_sigmoid", "hard_sigmoid6")
+    equations |= {f"{gate}_{activation}" for gate in "rz" for activation in activations}
+    arrays = ("matrix", "parameters")
+    equations |= {f"gates_share_{what}{of}" for what in arrays for of in ("", "_of_z", "_of_n")}
+    equations |= {f"rz_share_{what}{of}" for what in arrays for of in ("", "_of_z")}
     sequencing = {
         "h0_ignored", "state_not_carried", "state_lane0", "reversed_time", "reversed_noflip", "out_shift", "skip_t0",
         "lengths_ignored", "final_from_padding", "last_step_lost", "length_zero_wraps", "padding_reversed",
         "backward_forward", "directions_swapped", "directions_share_weights", "directions_share_state",
-        "layers_share_state",
+        "layers_share_state", "x_transposed",
     }  # fmt: skip
     assert set(CATALOGUE["gru"]) == {*equations, *sequencing, *PRECISION}
-    assert len(CATALOGUE["gru"]) == 53
+    assert len(CATALOGUE["gru"]) == 80
     for cell in CELLS:
         assert {*sequencing, *PRECISION} - {"state_lane0"} <= CATALOGUE[cell].keys()
 
