@@ -387,3 +387,26 @@ def test_an_infinite_bound_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> N
     agrees = Agrees(excluded=frozenset(), share=0.1, compared=1)
     assert combine([agrees, verdict], required=frozenset()) == agrees
     assert isinstance(combine([agrees, verdict], required=frozenset({"update_flip"})), Inconclusive)
+
+
+def test_a_state_that_overflows_keeps_the_name_of_its_fault() -> None:
+    """What is not finite is explained where the fault overflows itself, after finite states that it explains."""
+    case = generic("gru_v1", "float32", "given")
+    observed = planted(case, catalogue("gru_v1")["gate_identity"])
+    assert not observed.finite
+    verdict = judge(case, observed, ())
+    assert isinstance(verdict, Diverges)
+    assert verdict.faults == ("gate_identity",)
+    assert not verdict.evidence.finite
+
+
+def test_other_numbers_that_are_not_finite_have_no_name() -> None:
+    """NaN out of nowhere is no overflow of the fault that explains the steps before it."""
+    case = generic("gru_v1", "float32", "given")
+    for name in ("update_flip", "final_from_padding"):
+        observed = planted(case, catalogue("gru_v1")[name])
+        outputs = observed.outputs.copy()
+        outputs[:, 7:] = np.nan
+        verdict = judge(case, replace(observed, outputs=outputs, final_state=outputs[:, -1]), ())
+        assert isinstance(verdict, Diverges)
+        assert verdict.faults == ()
