@@ -1,4 +1,4 @@
-"""Behaviours: implementations that are right for a plain call and wrong in another situation.
+"""Behaviours: implementations that are right for a plain call and wrong in another situation, or use no weights given.
 
 A fault is a mutated reference and can be a hypothesis about an observation. A behaviour cannot: it depends on what was
 run before, on memory layout, on the batch. It is planted, to prove that the requirement written against it catches it.

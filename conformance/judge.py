@@ -12,7 +12,7 @@ from typing import TypeAlias, assert_never
 
 import numpy as np
 
-from conformance.algebra import Exact
+from conformance.algebra import Exact, Rounded
 from conformance.case import Case, Initial, Padding, make_case
 from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
@@ -158,17 +158,38 @@ def hypotheses(case: Case, observed: Observed) -> dict[str, float]:
 
 
 def _growing(case: Case, observed: Observed) -> dict[str, float]:
-    """The residuals of the faults whose state grows without limit, as that of the observation does."""
-    if case.special:
+    """The residuals of the faults whose state grows without limit, as that of the observation does.
+
+    A number that is not finite is explained where an emulated kernel of the fault, from the observed state before it,
+    overflows as well; what a row gives after its first one is not compared.
+    """
+    if case.special or not case.stepwise or case.shape.layers > 1 or case.directions > 1:
         return {}
+    arrays = observed.arrays()
+    lost = ~np.isfinite(arrays["outputs"])
+    rows = np.any(lost, axis=2, keepdims=True)
+    ordered = np.flip(rows, axis=0) if case.reverse else rows
+    after = np.concatenate([np.zeros_like(ordered[:1]), np.logical_or.accumulate(ordered, axis=0)[:-1]])
+    skipped = np.flip(after, axis=0) if case.reverse else after
     wrong = compare(case, observed).parts["outputs"].share > 1.0
     found: dict[str, float] = {}
     for name, fault in catalogue(case.cell).items():
         comparison = compare(case, observed, fault)
         part = comparison.parts["outputs"]
-        told = wrong & np.isfinite(part.observed) & np.isfinite(part.bound) & (part.share <= 1.0)
-        if comparison.explains and told.any():
-            found[name] = comparison.worst
+        with np.errstate(over="ignore", invalid="ignore"):
+            trace = cell_named(case.cell).evaluate(
+                fault.misread(case),
+                Rounded(fault.format(case)),
+                variation=fault.variation,
+                seen=seen(case, observed),
+            )
+        overflows = lost & ~np.isfinite(trace.outputs.reshape(lost.shape))
+        share = np.where(skipped | overflows, 0.0, part.share)
+        final = np.where(np.any(rows, axis=0, keepdims=True), 0.0, comparison.parts["final_state"].share)
+        worst = max(float(share.max(initial=0.0)), float(final.max(initial=0.0)))
+        told = wrong & ~skipped & ~lost & np.isfinite(part.bound)
+        if worst <= 1.0 and told.any():
+            found[name] = worst
     return found
 
 

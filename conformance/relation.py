@@ -150,6 +150,8 @@ def _explaining(name: str, plain: Pair) -> list[Fault | None]:
     """The hypotheses that explain the plain run; the reference alone where it does, or where it is asked for."""
     if name in STRICT or not plain.judged or plain.compared().explains:
         return [None]
+    if not plain.observed.finite:
+        return []
     shares = hypotheses(plain.case, plain.observed)
     # Not by a coarse arithmetic, under which any detour would look the same, where a fault explains the plain run.
     names = sharpest(fault for fault, share in shares.items() if share <= 1.0)

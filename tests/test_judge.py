@@ -64,22 +64,28 @@ def applies(cell: str, name: str, dtype: str) -> bool:
 
 
 def test_the_catalogue_has_every_hypothesis() -> None:
-    """All 53 GRU hypotheses are there: of weights and equations, of time and state, of precision."""
+    """All 80 GRU hypotheses are there: of weights and equations, of time and state, of precision."""
     equations = {
         "drop_rbhn_t0", "drop_bhn", "drop_bhr", "drop_bhz", "drop_bh", "drop_bir", "drop_biz", "drop_bin", "drop_bi",
         "bi_twice", "bh_twice", "z_bias_plus1", "r_bias_plus1", "swap_rz", "swap_zn", "rotate_gates", "swap_rz_h_only",
         "interleaved_gates", "Wh_transposed", "Wx_transposed", "update_flip", "reset_before", "reset_ignored",
         "bhn_outside_reset", "hard_sigmoid", "hard_sigmoid6", "gate_tanh", "no_tanh", "relu_new", "hardtanh_new",
-        "sigmoid_new", "no_Wh",
+        "sigmoid_new", "no_Wh", "candidate_without_state", "activations_swapped", "update_without_complement",
+        "update_forgets", "gate_relu", "gate_identity",
     }  # fmt: skip
+    activations = ("tanh", "relu", "identity", "hard_sigmoid", "hard_sigmoid6")
+    equations |= {f"{gate}_{activation}" for gate in "rz" for activation in activations}
+    arrays = ("matrix", "parameters")
+    equations |= {f"gates_share_{what}{of}" for what in arrays for of in ("", "_of_z", "_of_n")}
+    equations |= {f"rz_share_{what}{of}" for what in arrays for of in ("", "_of_z")}
     sequencing = {
         "h0_ignored", "state_not_carried", "state_lane0", "reversed_time", "reversed_noflip", "out_shift", "skip_t0",
         "lengths_ignored", "final_from_padding", "last_step_lost", "length_zero_wraps", "padding_reversed",
         "backward_forward", "directions_swapped", "directions_share_weights", "directions_share_state",
-        "layers_share_state",
+        "layers_share_state", "x_transposed",
     }  # fmt: skip
     assert set(CATALOGUE["gru"]) == {*equations, *sequencing, *PRECISION}
-    assert len(CATALOGUE["gru"]) == 53
+    assert len(CATALOGUE["gru"]) == 80
     for cell in CELLS:
         assert {*sequencing, *PRECISION} - {"state_lane0"} <= CATALOGUE[cell].keys()
 
@@ -381,3 +387,26 @@ def test_an_infinite_bound_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> N
     agrees = Agrees(excluded=frozenset(), share=0.1, compared=1)
     assert combine([agrees, verdict], required=frozenset()) == agrees
     assert isinstance(combine([agrees, verdict], required=frozenset({"update_flip"})), Inconclusive)
+
+
+def test_a_state_that_overflows_keeps_the_name_of_its_fault() -> None:
+    """What is not finite is explained where the fault overflows itself, after finite states that it explains."""
+    case = generic("gru_v1", "float32", "given")
+    observed = planted(case, catalogue("gru_v1")["gate_identity"])
+    assert not observed.finite
+    verdict = judge(case, observed, ())
+    assert isinstance(verdict, Diverges)
+    assert verdict.faults == ("gate_identity",)
+    assert not verdict.evidence.finite
+
+
+def test_other_numbers_that_are_not_finite_have_no_name() -> None:
+    """NaN out of nowhere is no overflow of the fault that explains the steps before it."""
+    case = generic("gru_v1", "float32", "given")
+    for name in ("update_flip", "final_from_padding"):
+        observed = planted(case, catalogue("gru_v1")[name])
+        outputs = observed.outputs.copy()
+        outputs[:, 7:] = np.nan
+        verdict = judge(case, replace(observed, outputs=outputs, final_state=outputs[:, -1]), ())
+        assert isinstance(verdict, Diverges)
+        assert verdict.faults == ()

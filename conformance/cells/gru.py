@@ -59,13 +59,17 @@ def write_with_z(z: V, n: V, h: V, ops: Algebra[V]) -> V:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """How the next state is made of z, n and h, as ``form(z, n, h, algebra)``.
+    """How the next state is made of z, n and h.
 
     form: in the convention evaluated; complement: what does the same in the other one.
     """
 
     form: Form
     complement: Form
+
+    def __call__(self, z: Any, n: Any, h: Any, ops: Any) -> Any:
+        """The next state."""
+        return self.form(z, n, h, ops)
 
 
 UPDATE: Final = Update(keep_with_z, write_with_z)
@@ -79,11 +83,15 @@ class Equations:
     update_gate: Activation = SIGMOID
     candidate: Activation = TANH
     reset: Reset = field(default=reset_after)
-    update: Update = UPDATE
+    update: Form = UPDATE
 
 
 def _complemented(eq: Equations) -> Equations:
-    return replace(eq, update=Update(eq.update.complement, eq.update.form))
+    update = eq.update
+    if isinstance(update, Update):
+        return replace(eq, update=Update(update.complement, update.form))
+    # A form of no known complement: what z does to the state and to the candidate is exchanged.
+    return replace(eq, update=lambda z, n, h, ops: update(z, h, n, ops))
 
 
 COMPLEMENT: Final = Complement(negated=("W_xz", "W_hz", "b_xz", "b_hz"), equations=_complemented)
@@ -112,7 +120,7 @@ def emit(
     p: Parameters, parts: Mapping[str, V], h: V, memory: tuple[V, V] | None, ops: Algebra[V], eq: Equations
 ) -> dict[str, V]:
     """r, z, n and the next state h, each (N, H)."""
-    return {**parts, "h": eq.update.form(parts["z"], parts["n"], h, ops)}
+    return {**parts, "h": eq.update(parts["z"], parts["n"], h, ops)}
 
 
 GRU: Final = Cell(

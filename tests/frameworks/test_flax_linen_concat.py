@@ -20,6 +20,7 @@ from conformance.gradient import compare_gradients
 from conformance.host import Host, Observation
 from conformance.judge import judge
 from conformance.plan import Candidate, interpreter_of
+from conformance.rounding import Array, round_to
 from conformance.strategies import Signature, build
 from conformance.verdict import Agrees, Diverges
 
@@ -84,7 +85,7 @@ def test_the_worked_example(host: Host) -> None:
         batched=False,
         evaluation="complement",
     )
-    p = {name: -value if name.endswith("z") else value for name, value in case.parameters.items()}
+    p: dict[str, Array] = {name: -v if name.endswith("z") else v for name, v in case.parameters.items()}
     xh = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0])
     assert xh.shape == (7,)
     z, n = (np.hstack([p[f"W_x{g}"], p[f"W_h{g}"]]) @ xh + p[f"b_x{g}"] + p[f"b_h{g}"] for g in "zn")
@@ -119,8 +120,8 @@ def test_its_gradients_are_those_of_the_canonical_parameters(host: Host) -> None
     """The sign of the z rows goes back."""
     case = case_of()
     generator = np.random.default_rng(1)
-    given = {"outputs": np.float32(generator.normal(size=(2, 3, 3))), "final_state": np.float32(np.ones((2, 3)))}
-    case = replace(case, cotangents={name: value.astype(np.float64) for name, value in given.items()})
+    given = {"outputs": generator.normal(size=(2, 3, 3)), "final_state": np.ones((2, 3))}
+    case = replace(case, cotangents={name: round_to("float32", value) for name, value in given.items()})
     observed = observe(host, case).observed
     assert observed.gradients.keys() == {"x", "h0", *case.parameters}
     assert compare_gradients(case, observed).explains
