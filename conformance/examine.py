@@ -55,7 +55,8 @@ class Settings:
 
     examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
     shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept
-        failures, None to keep none; keep: writes a case file and returns its path.
+        failures, None to keep none; remembered: try only the failures of one group that this folder holds; keep:
+        writes a case file and returns its path.
     """
 
     examples: int
@@ -64,6 +65,7 @@ class Settings:
     shrink: bool = True
     only: Case | None = None
     database: Path | None = None
+    remembered: Path | None = None
     keep: Callable[[Group, Case, Failure], Path] | None = None
     stopped: Callable[[], bool] = field(default=lambda: False)
 
@@ -211,7 +213,7 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
             single = Inconclusive(why="this case rules out no fault", missing=visible)
         verdict = single
     else:
-        shipped = _shipped(state)
+        shipped = None if settings.remembered is not None else _shipped(state)
         generated = _generated(state)
         failed = generated or shipped
         verdict = combine(state.verdicts, required=visible)
@@ -294,9 +296,9 @@ def _generated(state: _Examination) -> _Failure | None:
     # `settings` above `seed`: a seed alone switches the example database off.
     @hypothesis_settings(
         max_examples=examples,
-        database=_database(group, state.host.version, chosen.database),
+        database=_database(group, state.host.version, chosen),
         deadline=None,
-        phases=(Phase.reuse, Phase.generate, *((Phase.shrink,) if chosen.shrink else ())),
+        phases=_phases(chosen),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
         print_blob=False,
@@ -344,9 +346,18 @@ def _seed(group: Group, base: int) -> int:
     return zlib.crc32(f"{base} {group.requirement.name} {group.dtype}".encode())
 
 
-def _database(group: Group, version: str, root: Path | None) -> ExampleDatabase | None:
+def _phases(chosen: Settings) -> tuple[Phase, ...]:
+    if chosen.remembered is not None:
+        return (Phase.reuse,)
+    return (Phase.reuse, Phase.generate, *((Phase.shrink,) if chosen.shrink else ()))
+
+
+def _database(group: Group, version: str, chosen: Settings) -> ExampleDatabase | None:
+    if chosen.remembered is not None:
+        return DirectoryBasedExampleDatabase(chosen.remembered)
     # A folder per candidate and release, also where the candidate's name has none: Hypothesis forgets kept
     # examples that pass, and what one release passes must stay with the release that fails it.
+    root = chosen.database
     return None if root is None else DirectoryBasedExampleDatabase(root / f"{slug(group)}-{version or 'unknown'}")
 
 

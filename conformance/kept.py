@@ -41,10 +41,13 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A kept failure. source: the file it came from. failure: None in files that do not say."""
+    """A kept failure. source: the file or folder it came from. failure: None in files that do not say.
+
+    case: None for what an example database holds, which only Hypothesis can read.
+    """
 
     source: str
-    case: Case
+    case: Case | None
     failure: Failure | None
 
 

@@ -11,8 +11,12 @@ A failure is its case: the same input is given to the same candidate, as it is n
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Literal, assert_never
 
 from conformance.candidate import Adapter, parse_spec
@@ -28,6 +32,10 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepres
 Answer = Literal["FIXED", "STILL FAILS", "CHANGED", "ERROR"]
 # Sums may be ordered otherwise on another machine; a change of size that matters is larger.
 SAME_SIZE: Final = 0.05
+
+_PLACE: Final = re.compile(
+    r"(?P<candidate>[^=]+?)(?P<pin>==[^-]+)?-(?P<requirement>[a-z0-9_]+)-(?P<dtype>b?float\d+)-(?P<version>.+)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +64,46 @@ def distinct(kept: Sequence[Kept]) -> tuple[Kept, ...]:
     found: dict[tuple[str, ...], Kept] = {}
     for one in kept:
         said = one.failure
-        key = (one.source,) if said is None else (said.candidate, said.requirement, said.dtype, one.case.digest)
+        key = (one.source,) if said is None else (said.candidate, said.requirement, said.dtype, *_which(one))
         found.setdefault(key, one)
     return tuple(found.values())
+
+
+def _which(one: Kept) -> tuple[str, ...]:
+    return (one.source, "examples") if one.case is None else (one.case.digest,)
+
+
+def remembered(folder: Path, adapters: Mapping[str, Adapter]) -> tuple[Kept, ...]:
+    """What an example database (``examples`` in the cache) holds of failures of these adapters' candidates.
+
+    Its folders are named after candidate, requirement, dtype and release, see `examine.slug`. Those of candidates named
+    by a path are passed over: their names do not tell the path.
+    """
+    found: list[Kept] = []
+    for place in sorted(folder.glob("*/")):
+        match = _PLACE.fullmatch(place.name)
+        if match is None or match["requirement"] not in REQUIREMENTS or not any(place.rglob("*")):
+            continue
+        name = next(
+            (
+                f"{adapter.name}:{variant}{match['pin'] or ''}"
+                for adapter in adapters.values()
+                for variant in adapter.variants
+                if match["candidate"] == f"{adapter.name}_{variant}"
+            ),
+            None,
+        )
+        if name is not None:
+            failure = Failure(
+                candidate=name,
+                version=match["version"],
+                requirement=match["requirement"],
+                dtype=match["dtype"],
+                faults=(),
+                size=None,
+            )
+            found.append(Kept(source=str(place), case=None, failure=failure))
+    return tuple(found)
 
 
 def exit_code(results: Sequence[Replayed]) -> int:
@@ -107,6 +152,8 @@ def _replayed(
         text = "the file does not say whose failure it is; `rnn-conformance run CANDIDATE --case FILE` tries it"
         return Replayed(kept=kept, answer="ERROR", detail=text, version="")
     told(f"{failure.candidate}: {failure.requirement} {failure.dtype}")
+    if kept.case is None:
+        return _tried(kept, failure, adapters, case_seconds)
     lines: list[Line] = []
     try:
         group = _group(failure, adapters)
@@ -119,6 +166,33 @@ def _replayed(
     # The trial's verdict: that of the finding also asks for what one case cannot give.
     verdict = next((line.verdict for line in lines if isinstance(line, Trial)), finding.verdict)
     answer, detail = compared(failure, verdict, finding.visible)
+    return Replayed(kept=kept, answer=answer, detail=detail, version=version)
+
+
+def _tried(kept: Kept, failure: Failure, adapters: Mapping[str, Adapter], case_seconds: float | None) -> Replayed:
+    """Try what an example database holds of one group."""
+    lines: list[Line] = []
+    try:
+        with TemporaryDirectory() as folder:
+            # A copy: Hypothesis forgets examples that pass, and another release may still fail them.
+            copy = Path(folder) / "examples"
+            shutil.copytree(kept.source, copy)
+            settings = Settings(examples=1, seed=0, remembered=copy)
+            (finding,) = run([_group(failure, adapters)], settings, lines.append, Silent(), case_seconds=case_seconds)
+    except (ConformanceError, OSError) as error:
+        return Replayed(kept=kept, answer="ERROR", detail=str(error).replace("\n", "; "), version="")
+    version = next((line.version for line in lines if isinstance(line, CandidateLine)), "")
+    verdicts = [line.verdict for line in lines if isinstance(line, Trial)]
+    failing = next((verdict for verdict in verdicts if isinstance(verdict, Diverges)), None)
+    answer: Answer = "ERROR"
+    if failing is not None:
+        answer, detail = "STILL FAILS", f"{_names(failing.faults)}; remembered examples"
+    elif verdicts and all(isinstance(verdict, Agrees) for verdict in verdicts):
+        answer, detail = "FIXED", f"{len(verdicts)} remembered examples agree"
+    elif verdicts or isinstance(finding.verdict, Broken):
+        detail = compared(failure, next((v for v in verdicts if not isinstance(v, Agrees)), finding.verdict))[1]
+    else:
+        detail = f"no remembered example fits this version of the harness; to forget them remove {kept.source}"
     return Replayed(kept=kept, answer=answer, detail=detail, version=version)
 
 

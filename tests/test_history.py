@@ -62,9 +62,10 @@ def test_a_scan_infers_nothing() -> None:
 
 def test_three_states_in_words() -> None:
     """Each stretch has its beginning and its end."""
+    assert told(history("xda", scan=True)) == "breaks up to 1.0, diverges (drop_rbhn_t0) in 1.1, agrees from 1.2"
     assert (
         told(history("xxdda", scan=True))
-        == "breaks up to 1.1, diverges (drop_rbhn_t0) from 1.2 up to 1.3, agrees from 1.4"
+        == "breaks up to 1.1, diverges (drop_rbhn_t0) from 1.2 to 1.3, agrees from 1.4"
     )
 
 

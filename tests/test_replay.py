@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace as replace_struct
 
 from conformance.cli import main
+from conformance.discover import find_adapters
 from conformance.errors import CaseError
 from conformance.kept import Failure, Kept, kept_in, read_kept, write_kept
 from conformance.record import read_record
-from conformance.replay import Replayed, compared, distinct, exit_code
+from conformance.replay import Replayed, compared, distinct, exit_code, remembered
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive
 
 WRONG = Path(__file__).resolve().parent / "miniatures" / "wrong"
@@ -49,6 +50,7 @@ def altered(kept_run: Path, tmp_path: Path, change: Callable[[Failure], Failure]
     """The kept case file with something else said of its failure."""
     kept = read_kept(case_file(kept_run))
     assert kept.failure is not None
+    assert kept.case is not None
     return write_kept(tmp_path / "altered.json", kept.case, change(kept.failure))
 
 
@@ -63,6 +65,8 @@ def test_a_run_keeps_whose_failure_it_was(kept_run: Path) -> None:
     (path,) = kept_run.glob("*.jsonl")
     (again,) = kept_in(read_record(path))
     assert again.failure == kept.failure
+    assert again.case is not None
+    assert kept.case is not None
     assert again.case.digest == kept.case.digest
 
 
@@ -135,6 +139,46 @@ def test_nothing_to_try_is_no_success(tmp_path: Path) -> None:
     assert exit_code([]) == 3
 
 
+def test_what_the_example_database_remembers_is_tried(tmp_path: Path) -> None:
+    """Still there for the same candidate, fixed for one that is right; the database itself stays as it is."""
+    words = ["--adapter", str(WRONG), "--examples", "3", "-k", "gru_hidden_none", "--output", str(tmp_path / "out")]
+    assert CliRunner().invoke(main, ["run", "wrong:drop_rbhn_t0", *words]).exit_code == 1
+    nowhere = str(tmp_path / "nowhere")
+    (place,) = (tmp_path / "cache" / "examples").iterdir()
+    before = sorted(place.rglob("*"))
+    result = replayed("--output", nowhere)
+    assert result.exit_code == 1, result.output
+    assert "STILL FAILS: wrong:drop_rbhn_t0 gru_hidden_none float32" in result.output
+    assert "remembered examples" in result.output
+    place = place.rename(place.with_name(place.name.replace("drop_rbhn_t0", "good")))
+    result = replayed("--output", nowhere)
+    assert result.exit_code == 0, result.output
+    assert "FIXED: wrong:good" in result.output
+    assert len(sorted(place.rglob("*"))) == len(before)
+    for number, key in enumerate(list(place.iterdir())):  # as if it were of another version of the test function
+        key.rename(key.with_name(f"{number:016}"))
+    result = replayed("--output", nowhere)
+    assert result.exit_code == 3, result.output
+    assert "ERROR: wrong:good" in result.output
+
+
+def test_folders_of_an_example_database_tell_their_candidates(tmp_path: Path) -> None:
+    """Hyphens in names, releases with local parts; what names no candidate is passed over."""
+    names = {
+        "mlx_none==0.31.1-gru_hidden_none-float32-0.31.1": "mlx:none==0.31.1",
+        "flax-nnx_lax-scan-gru_hidden_zeros-bfloat16-0.12.8": "flax-nnx:lax-scan",
+        "torch_layer-gru_kept_exactly-float32-2.13.0+cpu": "torch:layer",
+        "mlx_none@_home-gru_hidden_none-float32-0.31.1": None,
+        "nobody_none-gru_hidden_none-float32-1": None,
+        "torch_layer-gru_gone-float32-2": None,
+    }
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "one").touch()
+    found = [kept.failure.candidate for kept in remembered(tmp_path, find_adapters()) if kept.failure]
+    assert sorted(found) == sorted(name for name in names.values() if name)
+
+
 FAILURE = Failure(candidate="a:b", version="1", requirement="r", dtype="float32", faults=("f",), size=1.0)
 EVIDENCE = Evidence(
     output="outputs",
@@ -188,5 +232,6 @@ def test_the_worst_answer_decides(kept_run: Path) -> None:
 def test_one_failure_from_two_places_is_one(kept_run: Path) -> None:
     """The same candidate, requirement and case; another case is another failure."""
     kept = read_kept(case_file(kept_run))
+    assert kept.case is not None
     other = Kept(source="x", case=replace(kept.case, x=kept.case.x + 1), failure=kept.failure)
     assert distinct([kept, replace(kept, source="copy"), other]) == (kept, other)

@@ -17,6 +17,8 @@ from .minimal import EVALUATIONS
 
 def facts() -> dict[str, str]:
     """The device and the BLAS that NumPy was built with; the worker states NumPy's version itself."""
+    if np.lib.NumpyVersion(np.__version__) < "1.26.0":
+        return {"device": "cpu", "blas": "not told by this release"}
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {"device": "cpu", "blas": f"{blas['name']} {blas['version']}"}
 

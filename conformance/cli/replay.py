@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
+from conformance.candidate import Adapter
 from conformance.cli.root import adapter_option, main, reported
 from conformance.discover import find_adapters
+from conformance.environments import cache_root
 from conformance.errors import SpecError
 from conformance.kept import Kept, case_files, kept_in, read_kept
 from conformance.record import read_record
-from conformance.replay import Replayed, distinct, exit_code
+from conformance.replay import Replayed, distinct, exit_code, remembered
 from conformance.replay import replay as replay_kept
 
 EPILOG: Final = """\b
@@ -53,7 +55,7 @@ def replay(
             click.echo(text, err=True)
 
     adapters = find_adapters(adapter_folders)
-    kept = distinct(_named(files) if files else [read_kept(path) for path in case_files([output])])
+    kept = distinct(_named(files) if files else _all(output, adapters))
     if not kept:
         where = ", ".join(map(str, files)) or str(output)
         raise SpecError(
@@ -65,6 +67,11 @@ def replay(
     counts = Counter(result.answer for result in results)
     click.echo(", ".join(f"{count} {answer}" for answer, count in counts.items()))
     sys.exit(exit_code(results))
+
+
+def _all(output: Path, adapters: Mapping[str, Adapter]) -> list[Kept]:
+    """Case files of runs, and what the example database remembers."""
+    return [*map(read_kept, case_files([output])), *remembered(cache_root() / "examples", adapters)]
 
 
 def _named(files: Sequence[Path]) -> list[Kept]:

@@ -19,8 +19,8 @@ def told(history: History) -> str:
     first = history.boundaries[0]
     parts = [f"{first.old.label} up to {first.before}"]
     for boundary, run in zip(history.boundaries, history.runs[1:], strict=True):
-        until = "" if run is history.runs[-1] else f" up to {run.last}"
-        parts.append(f"{run.state.label} from {boundary.after}{until}")
+        last = run is history.runs[-1]
+        parts.append(f"{run.state.label} from {boundary.after}" if last else f"{run.state.label} {_span(run)}")
     return ", ".join(parts)
 
 
