@@ -260,7 +260,7 @@ def _tried(subject: Subject, plan: Plan, shapes: dict[str, tuple[int, ...]] | No
         if isinstance(subject.kind, Linen):
             again = Made(subject, plan, (FEATURES, HIDDEN), (BATCH, TIME + 1), {})
             if again.leaves.keys() != shapes.keys():
-                it.fresh = "grows"
+                it.fresh, subject.kind.initialised = "grows", True
                 it.with_arrays({}, x, state, state, HIDDEN)
                 return it
     if not shapes:
