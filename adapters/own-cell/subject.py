@@ -63,7 +63,7 @@ def arguments_for(function: Callable[..., Any], features: int, hidden: int) -> d
     unknown: list[str] = []
     sized: set[str] = set()
     positional: dict[str, Any] = {}
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = [p for p in inspect.signature(function.__init__ if isinstance(function, type) else function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     names = {p.name.lower().replace("_", "") for p in parameters}
     for p in parameters:
         name = p.name.lower().replace("_", "")
@@ -419,11 +419,10 @@ class Subject:
             known = arguments_for(cls, features, hidden)
             if known is None:
                 raise TypeError(
-                    f"{cls.__name__}{inspect.signature(cls)}: cannot tell which arguments are the sizes; add a function "
+                    f"{cls.__name__}{inspect.signature(cls.__init__)}: cannot tell which arguments are the sizes; add a function "
                     "make(input_size, hidden_size) to the file that returns the cell"
                 )
-            keyword_only = {p.name for p in inspect.signature(cls).parameters.values() if p.kind == p.KEYWORD_ONLY}
-            built = cls(**known) if keyword_only or len(known) else cls()
+            built = cls(**known)
         return self._closed(built), _callee(built)
 
     def tree(self, features: int, hidden: int) -> Any:
