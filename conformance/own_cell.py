@@ -37,7 +37,13 @@ UPDATES: Final[tuple[Update, ...]] = get_args(Update)
 FOLDER: Final = "own-cell"
 VARIABLE: Final = "RNN_CONFORMANCE_OWN_CELL"
 # Where nothing is said: the from-scratch text lets z mix the candidate in, the frameworks' layers let it keep the state.
-USUAL: Final[Mapping[str, Update]] = {"gru_v1": "mix", "gru": "keep", "lstm": "keep", "elman": "keep", "elman_relu": "keep"}
+USUAL: Final[Mapping[str, Update]] = {
+    "gru_v1": "mix",
+    "gru": "keep",
+    "lstm": "keep",
+    "elman": "keep",
+    "elman_relu": "keep",
+}
 CELLS: Final = tuple(USUAL)
 # The shipped adapter whose environment a file with such an import runs in; the first that is imported.
 _FRAMEWORKS: Final = {"torch": "torch", "mlx": "mlx", "flax": "flax-nnx", "jax": "flax-nnx"}
@@ -141,7 +147,9 @@ def framework_of(file: Path) -> str:
     return next((_FRAMEWORKS[name] for name in _FRAMEWORKS if name in found), "numpy")
 
 
-def own_cell(text: str, *, python: Path | None = None, kind: Kind = "", cell: str = "", seconds: float = 60.0) -> OwnCell:
+def own_cell(
+    text: str, *, python: Path | None = None, kind: Kind = "", cell: str = "", seconds: float = 60.0
+) -> OwnCell:
     """The object that ``FILE.py:NAME`` names.
 
     Raises
@@ -150,7 +158,9 @@ def own_cell(text: str, *, python: Path | None = None, kind: Kind = "", cell: st
     """
     path, _, name = text.rpartition(":")
     if not path.endswith(".py") or not name.isidentifier():
-        raise OwnCellError("cannot read what to check", got=repr(text), wanted="FILE.py:NAME, e.g. my_cell.py:MyGRUCell")
+        raise OwnCellError(
+            "cannot read what to check", got=repr(text), wanted="FILE.py:NAME, e.g. my_cell.py:MyGRUCell"
+        )
     file = Path(path).expanduser().resolve()
     framework = framework_of(file)
     shipped = find_adapters()[framework]

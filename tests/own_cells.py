@@ -137,13 +137,25 @@ HARNESS = tuple(
         ("step", "np.tanh", "sigmoid", "sigmoid_new"),
         ("Layer", "return 1 / (1 + np.exp(-a))", "return np.tanh(a)", "gate_tanh"),
         ("step", 'z = sigmoid(xh @ params["W_z"]', 'z = sigmoid(xh @ params["W_r"]', "rz_share_matrix"),
-        ("Layer", "x.shape[0]):\n            h = step(vars(self), x[t]", "x.shape[1]):\n            h = step(vars(self), x[:, t]", "x_transposed"),
+        (
+            "Layer",
+            "x.shape[0]):\n            h = step(vars(self), x[t]",
+            "x.shape[1]):\n            h = step(vars(self), x[:, t]",
+            "x_transposed",
+        ),
     )
 )
 FRAMEWORKS = (
     Planted("linen", LINEN_CELL, "Cell", "", "", ""),
     Planted("linen", LINEN_CELL, "Cell", "self.n(", "self.r(", "gates_share"),
-    Planted("nnx", NNX_LAYER, "Layer", "cell = self.cell", "cell = nnx.GRUCell(*self.sizes, rngs=nnx.Rngs(0))", "fresh_weights"),
+    Planted(
+        "nnx",
+        NNX_LAYER,
+        "Layer",
+        "cell = self.cell",
+        "cell = nnx.GRUCell(*self.sizes, rngs=nnx.Rngs(0))",
+        "fresh_weights",
+    ),
     Planted("nnx", NNX_LAYER, "Layer", ",)), x)", ",)), x.T)", "x_transposed"),
     Planted("torch", TORCH_CELL, "Cell", "", "", ""),
     Planted("torch", TORCH_CELL, "Cell", "r * self.h_n(h)", "self.h_n(h)", "reset_ignored"),

@@ -55,7 +55,7 @@ def test_explicit_weights_win(tmp_path: Path) -> None:
     wrong = {**recipes, "one": "(W_xz | W_hz).T", "two": "(W_xr | W_hr).T"}
     code, output = checked(tmp_path, f"{source}\nWEIGHTS = {wrong!r}\n", "step")
     assert code == 1, output
-    code, output = checked(tmp_path, f"{source}\nWEIGHTS = {({**recipes, 'one': '__import__'})!r}\n", "step")
+    code, output = checked(tmp_path, f"{source}\nWEIGHTS = { ({**recipes, 'one': '__import__'})!r}\n", "step")
     assert code == 2, output
     assert "__import__" in output
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,6 +48,8 @@ def run(case: WorkerCase) -> Result:
     arrays = {"outputs": ran.outputs, "final_state": ran.final, "cells": ran.cells, "final_cell": ran.final_cell}
     if case.c0 is None:
         arrays |= {"cells": None, "final_cell": None}
-    plain = {name: None if a is None else np.ascontiguousarray(a if case.batched else a[0]) for name, a in arrays.items()}
+    plain = {
+        name: None if a is None else np.ascontiguousarray(a if case.batched else a[0]) for name, a in arrays.items()
+    }
     dtype = str(ran.outputs.dtype)
     return Result(**plain, dtype=dtype, path=f"{it.subject.name}, a {it.plan.kind}, state {state}")

@@ -58,7 +58,9 @@ class Plan:
         return f"a {self.kind}, called with ({', '.join(words.get(role, role) for role in self.roles)}); {shape}"
 
 
-def plans(function: Callable[..., Any], *, flax: bool, takes_arrays: bool, named: Sequence[str], kind: str) -> Iterator[Plan]:
+def plans(
+    function: Callable[..., Any], *, flax: bool, takes_arrays: bool, named: Sequence[str], kind: str
+) -> Iterator[Plan]:
     """Ways of calling it, the likeliest first.
 
     flax: whether the carry comes first by convention. takes_arrays: whether its arrays are arguments. named: names of
@@ -106,11 +108,13 @@ def plans(function: Callable[..., Any], *, flax: bool, takes_arrays: bool, named
     for order in orders:
         if "cell" not in kinds[:1] and kind in ("", "layer"):
             for lead in ("rows", "batch"):
-                yield Plan("layer", tuple(r for r in order if r not in ("h", "c")), lead, carry_first=flax, transposed=True)
+                yield Plan(
+                    "layer", tuple(r for r in order if r not in ("h", "c")), lead, carry_first=flax, transposed=True
+                )
 
 
 def _of_kind(kind: str, roles: tuple[str, ...], *, flax: bool) -> Iterator[Plan]:
-    pairs = (["hc"] if "c" in roles else ["", "ch", "hc"] if flax else ["", "hc", "ch"])
+    pairs = ["hc"] if "c" in roles else ["", "ch", "hc"] if flax else ["", "hc", "ch"]
     for pair in pairs:
         own = roles if "c" in roles or not pair else tuple("s" if role == "h" else role for role in roles)
         if pair and "c" not in roles and "s" not in own:
@@ -132,7 +136,14 @@ class Ran:
 class Caller:
     """Calls one object by a plan. to, back: to the framework's arrays and back; invoke(arguments) makes the call."""
 
-    def __init__(self, plan: Plan, to: Callable[[Any], Any], back: Callable[[Any], Any], invoke: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        to: Callable[[Any], Any],
+        back: Callable[[Any], Any],
+        invoke: Callable[..., Any],
+        given: Mapping[str, Any],
+    ) -> None:
         self.plan, self._to, self._back, self._invoke, self._given = plan, to, back, invoke, given
 
     def arguments(self, x: np.ndarray, h: np.ndarray | None, c: np.ndarray | None) -> list[Any]:
@@ -144,7 +155,11 @@ class Caller:
             found["c"] = self._to(c)
             pair = (found["h"], found["c"])
             found["s"] = pair if self.plan.pair == "hc" else pair[::-1]
-        return [self._given[role] if role in self._given else found[role] for role in self.plan.roles if role in found or role in self._given]
+        return [
+            self._given[role] if role in self._given else found[role]
+            for role in self.plan.roles
+            if role in found or role in self._given
+        ]
 
     def example(self, batch: int, time: int, features: int, hidden: int) -> list[Any]:
         """Arguments of a first call."""
@@ -166,7 +181,12 @@ class Caller:
         if self.plan.lead != "rows":
             return self._batch(x, h, c, hidden)
         ran = [self._row(x[b], None if h is None else h[b], None if c is None else c[b], hidden) for b in range(len(x))]
-        return Ran(*(None if parts[0] is None else np.stack(parts) for parts in zip(*((r.outputs, r.final, r.cells, r.final_cell) for r in ran), strict=True)))  # type: ignore[arg-type]
+        return Ran(
+            *(
+                None if parts[0] is None else np.stack(parts)
+                for parts in zip(*((r.outputs, r.final, r.cells, r.final_cell) for r in ran), strict=True)
+            )
+        )  # type: ignore[arg-type]
 
     def _batch(self, x: np.ndarray, h: Any, c: Any, hidden: int) -> Ran:
         if self.plan.kind == "cell":
@@ -224,7 +244,11 @@ class Caller:
             raise NotLikeThis(f"the layer returned {_shapes(arrays)}, wanted all states as {shape}")
         states = np.moveaxis(whole[0], axis, -2)
         wanted = states.shape[:-2] + states.shape[-1:]
-        finals = [a.reshape(wanted) for a in arrays if a.size == np.prod(wanted) and a.shape != shape and a.shape[-1:] == wanted[-1:]]
+        finals = [
+            a.reshape(wanted)
+            for a in arrays
+            if a.size == np.prod(wanted) and a.shape != shape and a.shape[-1:] == wanted[-1:]
+        ]
         final = states[..., -1, :]
         if finals and not self.plan.pair:
             final = finals[0]

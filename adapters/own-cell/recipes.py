@@ -93,7 +93,7 @@ def recipes(leaves: Sequence[Leaf], family: str, *, inside: bool = False) -> dic
 
     inside: whether a GRU's only bias of the candidate stands inside the product with the reset gate.
     """
-    return {leaf.path: _bias(leaf, leaves, family, inside) if leaf.bias else _matrix(leaf) for leaf in leaves}
+    return {leaf.path: _bias(leaf, leaves, family, inside=inside) if leaf.bias else _matrix(leaf) for leaf in leaves}
 
 
 def _matrix(leaf: Leaf) -> str:
@@ -102,7 +102,7 @@ def _matrix(leaf: Leaf) -> str:
     return f"({text}).T" if leaf.columns else text
 
 
-def _bias(leaf: Leaf, among: Sequence[Leaf], family: str, inside: bool) -> str:
+def _bias(leaf: Leaf, among: Sequence[Leaf], family: str, *, inside: bool) -> str:
     rows = []
     for gate in leaf.gates:
         paired = any(other is not leaf and other.bias and gate in other.gates for other in among)
@@ -115,7 +115,9 @@ def _bias(leaf: Leaf, among: Sequence[Leaf], family: str, inside: bool) -> str:
     return "; ".join(rows)
 
 
-def read(shapes: Mapping[str, tuple[int, ...]], family: str, features: int, hidden: int, *, columns: bool) -> list[Leaf]:
+def read(
+    shapes: Mapping[str, tuple[int, ...]], family: str, features: int, hidden: int, *, columns: bool
+) -> list[Leaf]:
     """What every leaf is, by shape and name; NoPlace when they do not tell.
 
     columns: the framework's habit for square matrices, x @ W.
@@ -151,9 +153,7 @@ def reordered(leaves: Sequence[Leaf], family: str, order: str) -> list[Leaf]:
     return [replace(leaf, gates=tuple(renamed[gate] for gate in leaf.gates)) for leaf in leaves]
 
 
-def _shaped(
-    path: str, shape: tuple[int, ...], family: str, features: int, hidden: int, *, columns: bool
-) -> Leaf:
+def _shaped(path: str, shape: tuple[int, ...], family: str, features: int, hidden: int, *, columns: bool) -> Leaf:
     most = max(1, len(GATES[family]))
     flat = tuple(size for size in shape if size != 1)
     if len(flat) == 1 and flat[0] % hidden == 0 and flat[0] // hidden <= most:
@@ -314,7 +314,9 @@ def _owner(bias: Leaf, matrices: Sequence[Leaf]) -> Leaf | None:
 
 def _stem(path: str) -> str:
     """A name without what says that it is a matrix or a bias."""
-    return re.sub(r"^(weights?|kernel|bias|W|w|b|B)_?|_?(weights?|kernel|bias|W|w|b)$", "", path.rpartition(".")[2]).lower()
+    return re.sub(
+        r"^(weights?|kernel|bias|W|w|b|B)_?|_?(weights?|kernel|bias|W|w|b)$", "", path.rpartition(".")[2]
+    ).lower()
 
 
 def _side(path: str) -> str:

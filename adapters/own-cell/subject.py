@@ -22,12 +22,63 @@ import numpy as np
 from .recipes import NoPlace
 
 _INPUT = frozenset(
-    "inputsize inputdim infeatures indim inputfeatures ninput ninputs numinputs din insize input inputs nin d "
-    "inchannels embeddim xdim nx dinput dimin xsize inputdims infeature numfeatures nfeatures".split()
+    [
+        "inputsize",
+        "inputdim",
+        "infeatures",
+        "indim",
+        "inputfeatures",
+        "ninput",
+        "ninputs",
+        "numinputs",
+        "din",
+        "insize",
+        "input",
+        "inputs",
+        "nin",
+        "d",
+        "inchannels",
+        "embeddim",
+        "xdim",
+        "nx",
+        "dinput",
+        "dimin",
+        "xsize",
+        "inputdims",
+        "infeature",
+        "numfeatures",
+        "nfeatures",
+    ]
 )
 _HIDDEN = frozenset(
-    "hiddensize hiddendim hiddenfeatures hidden hid units nhidden numhidden dhidden h hdim statesize hiddenunits "
-    "outfeatures outputsize outdim numunits nunits nh dimhidden hsize statedim size width dmodel hiddendims".split()
+    [
+        "hiddensize",
+        "hiddendim",
+        "hiddenfeatures",
+        "hidden",
+        "hid",
+        "units",
+        "nhidden",
+        "numhidden",
+        "dhidden",
+        "h",
+        "hdim",
+        "statesize",
+        "hiddenunits",
+        "outfeatures",
+        "outputsize",
+        "outdim",
+        "numunits",
+        "nunits",
+        "nh",
+        "dimhidden",
+        "hsize",
+        "statedim",
+        "size",
+        "width",
+        "dmodel",
+        "hiddendims",
+    ]
 )
 _RANDOM = {"rngs": "rngs", "rng": "key", "key": "key", "seed": "seed", "prngkey": "key", "generator": "generator"}
 
@@ -63,7 +114,11 @@ def arguments_for(function: Callable[..., Any], features: int, hidden: int) -> d
     unknown: list[str] = []
     sized: set[str] = set()
     positional: dict[str, Any] = {}
-    parameters = [p for p in inspect.signature(function.__init__ if isinstance(function, type) else function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = [
+        p
+        for p in inspect.signature(function.__init__ if isinstance(function, type) else function).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     names = {p.name.lower().replace("_", "") for p in parameters}
     for p in parameters:
         name = p.name.lower().replace("_", "")
@@ -137,9 +192,9 @@ class Kind:
         for name, value in vars(thing).items() if hasattr(thing, "__dict__") else ():
             if self.is_array(value) and value.ndim >= 1 and _floating(value):
                 found.append((prefix + name, thing, name))
-            elif depth < 2 and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType):
-                found += self._attributes(value, f"{prefix}{name}.", depth + 1)
-            elif depth < 2 and type(value).__module__.startswith("own_cell_"):
+            elif (
+                depth < 2 and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType)
+            ) or (depth < 2 and type(value).__module__.startswith("own_cell_")):
                 found += self._attributes(value, f"{prefix}{name}.", depth + 1)
         return found
 
@@ -378,7 +433,9 @@ class Subject:
     def _sizes(self, function: Callable[..., Any], features: int, hidden: int) -> list[Any]:
         known = arguments_for(function, features, hidden)
         if known is None:
-            raise TypeError(f"{function.__name__}{inspect.signature(function)}: wanted {function.__name__}(input_size, hidden_size)")
+            raise TypeError(
+                f"{function.__name__}{inspect.signature(function)}: wanted {function.__name__}(input_size, hidden_size)"
+            )
         ordered = inspect.signature(function).parameters
         return [known[name] for name in ordered if name in known]
 
@@ -391,7 +448,11 @@ class Subject:
 
     def _initialiser(self) -> Any:
         for key, value in vars(self.module).items():
-            if inspect.isfunction(value) and value is not self._found and re.match(r"_?(init|make|create|new|get)_?", key):
+            if (
+                inspect.isfunction(value)
+                and value is not self._found
+                and re.match(r"_?(init|make|create|new|get)_?", key)
+            ):
                 try:
                     if arguments_for(value, 3, 5) is not None and self._is_factory(value):
                         return value
@@ -439,7 +500,11 @@ class Subject:
             return []
         found = []
         for node in ast.walk(body):
-            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.slice, ast.Constant)
+                and isinstance(node.slice.value, str)
+            ):
                 found.append((node.lineno, node.col_offset, node.slice.value))
         return list(dict.fromkeys(name for _, _, name in sorted(found)))
 
@@ -448,7 +513,11 @@ class Subject:
         names = set(getattr(getattr(self._found, "__code__", None), "co_names", ()))
         for const in getattr(getattr(self._found, "__code__", None), "co_consts", ()):
             names |= set(getattr(const, "co_names", ()))
-        return [n for n in names if n in vars(self.module) and (self.kind.is_array(vars(self.module)[n]) or _modular(vars(self.module)[n]))]
+        return [
+            n
+            for n in names
+            if n in vars(self.module) and (self.kind.is_array(vars(self.module)[n]) or _modular(vars(self.module)[n]))
+        ]
 
 
 def _modular(value: Any) -> bool:
@@ -459,7 +528,11 @@ def _modular(value: Any) -> bool:
         module = loaded(name) if name.partition(".")[0] in sys.modules else None
         if module is not None and isinstance(value, getattr(module, cls)):
             return True
-    return type(value).__module__.startswith("own_cell_") and not callable(getattr(value, "__code__", None)) and not inspect.isfunction(value)
+    return (
+        type(value).__module__.startswith("own_cell_")
+        and not callable(getattr(value, "__code__", None))
+        and not inspect.isfunction(value)
+    )
 
 
 def _callee(built: Any) -> Callable[..., Any]:

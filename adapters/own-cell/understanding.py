@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .calling import Caller, NotLikeThis, Plan, Ran, plans
+from .calling import ROLES, Caller, NotLikeThis, Plan, Ran, plans
 from .recipes import CANDIDATE, GATES, Leaf, NoPlace, filled, read, recipes, reordered, unnamed
 from .subject import Linen, Nnx, Subject
 
@@ -81,7 +82,9 @@ class Understood:
 class Made:
     """An object of one size with its arrays."""
 
-    def __init__(self, subject: Subject, plan: Plan, size: tuple[int, int], rows: tuple[int, int], names: Mapping[str, Any]) -> None:
+    def __init__(
+        self, subject: Subject, plan: Plan, size: tuple[int, int], rows: tuple[int, int], names: Mapping[str, Any]
+    ) -> None:
         self._subject, self._kind, self._plan = subject, subject.kind, plan
         self._thing, self._callee = subject.made(*size)
         self._tree: Any = None
@@ -89,7 +92,9 @@ class Made:
         self.leaves: dict[str, np.ndarray]
         if subject.is_function:
             self._tree = subject.tree(*size)
-            self.leaves = {} if self._tree is None else {k: self._kind.back(v) for k, v in flattened(self._tree, self._kind)}
+            self.leaves = (
+                {} if self._tree is None else {k: self._kind.back(v) for k, v in flattened(self._tree, self._kind)}
+            )
             self.load(self.leaves)
         else:
             caller = Caller(plan, self._kind.to, self._kind.back, self.invoke, {})
@@ -206,13 +211,11 @@ def _shapes(subject: Subject) -> Iterator[dict[str, tuple[int, ...]] | None]:
 
 
 def _array_names(subject: Subject) -> list[str]:
-    import inspect
-
-    from .calling import ROLES
-
     _, callee = subject.made(FEATURES, HIDDEN)
     own = [p.name for p in inspect.signature(callee).parameters.values() if p.default is p.empty]
-    direct = [name for name in own if ROLES.get(name.lower().lstrip("_")) is None and re.match(r"[WwUuVbB]|bias|kernel", name)]
+    direct = [
+        name for name in own if ROLES.get(name.lower().lstrip("_")) is None and re.match(r"[WwUuVbB]|bias|kernel", name)
+    ]
     return direct or subject.keys()
 
 
@@ -223,7 +226,7 @@ def _guessed(names: Sequence[str]) -> Iterator[dict[str, tuple[int, ...]]]:
     sides: dict[str, int] = {}
     for name in matrices:
         low = re.sub(r"^(w|weight|kernel)_?", "", name.lower())
-        hidden = name[:1] in "Uu" or low[:1] == "h" and len(low) > 1 or "hidden" in low or "rec" in low
+        hidden = name[:1] in "Uu" or (low[:1] == "h" and len(low) > 1) or "hidden" in low or "rec" in low
         sides[name] = HIDDEN if hidden else FEATURES
     split = len(matrices) > 1 and len({*sides.values()}) == 2 and len(matrices) % 2 == 0
     for joined in (False, True) if split else (True,):
@@ -253,7 +256,11 @@ def _tried(subject: Subject, plan: Plan, shapes: dict[str, tuple[int, ...]] | No
         made.load(arrays)
         caller = Caller(plan, subject.kind.to, subject.kind.back, made.invoke, made.given)
         rows = probe[0] if plan.lead == "rows" else probe
-        caller.outputs(made.invoke(caller.arguments(rows, None, None)), (*((BATCH,) if plan.lead == "batch" else ()), TIME, HIDDEN), axis=rows.ndim - 2)
+        caller.outputs(
+            made.invoke(caller.arguments(rows, None, None)),
+            (*((BATCH,) if plan.lead == "batch" else ()), TIME, HIDDEN),
+            axis=rows.ndim - 2,
+        )
         it.fresh = "" if shapes else "none"
         return it
     if plan.kind == "layer":
@@ -326,7 +333,9 @@ def _place(it: Understood, cell: str) -> None:
                     it.recipes[each] = dict(it.subject.weights)
                 continue
             try:
-                leaves = read(it.shapes, each if each in GATES else family, FEATURES, HIDDEN, columns=it.subject.kind.columns)
+                leaves = read(
+                    it.shapes, each if each in GATES else family, FEATURES, HIDDEN, columns=it.subject.kind.columns
+                )
                 it.recipes[each] = _by_trial(it, leaves, each)
             except NoPlace as error:
                 it.problems[each] = str(error)
@@ -336,7 +345,10 @@ def _canonical_zeros(cell: str) -> dict[str, np.ndarray]:
     gates = GATES[cell]
     found: dict[str, np.ndarray] = {}
     for gate in gates or ("",):
-        found |= {f"W_x{gate}": np.zeros((HIDDEN, FEATURES), np.float32), f"W_h{gate}": np.zeros((HIDDEN, HIDDEN), np.float32)}
+        found |= {
+            f"W_x{gate}": np.zeros((HIDDEN, FEATURES), np.float32),
+            f"W_h{gate}": np.zeros((HIDDEN, HIDDEN), np.float32),
+        }
         found |= {f"b_x{gate}": np.zeros(HIDDEN, np.float32), f"b_h{gate}": np.zeros(HIDDEN, np.float32)}
     return found
 
@@ -351,7 +363,9 @@ def _checked(it: Understood, cell: str, weights: Mapping[str, str]) -> str:
             shape = filled(recipe, canonical).shape
         except ValueError as error:
             return str(error)
-        if np.prod(shape) != np.prod(it.shapes[name]) or (len(it.shapes[name]) == 2 and shape != it.shapes[name] and 1 not in it.shapes[name]):
+        if np.prod(shape) != np.prod(it.shapes[name]) or (
+            len(it.shapes[name]) == 2 and shape != it.shapes[name] and 1 not in it.shapes[name]
+        ):
             return f"WEIGHTS[{name!r}] = {recipe!r} is {shape} where D = {FEATURES} and H = {HIDDEN}, wanted {it.shapes[name]}"
     return ""
 
@@ -362,7 +376,15 @@ class _Trial:
     def __init__(self, it: Understood, cell: str) -> None:
         self.it, self.cell = it, cell
 
-    def out(self, leaves: Sequence[Leaf], x: np.ndarray, h: np.ndarray | None = None, *, inside: bool = False, **weights: Any) -> np.ndarray:
+    def out(
+        self,
+        leaves: Sequence[Leaf],
+        x: np.ndarray,
+        h: np.ndarray | None = None,
+        *,
+        inside: bool = False,
+        **weights: Any,
+    ) -> np.ndarray:
         canonical = _canonical_zeros(self.cell)
         for name, value in weights.items():
             canonical[name] = np.asarray(value, np.float32)
@@ -416,7 +438,10 @@ def _joined(trial: _Trial, leaves: list[Leaf], candidate: str) -> list[Leaf]:
         leaf = leaves[place]
         if leaf.side != "xh":
             continue
-        weights: dict[str, Any] = {f"W_x{candidate}": _first(0.9, column=1), f"W_h{candidate}": np.ones((HIDDEN, HIDDEN)) * 0.3}
+        weights: dict[str, Any] = {
+            f"W_x{candidate}": _first(0.9, column=1),
+            f"W_h{candidate}": np.ones((HIDDEN, HIDDEN)) * 0.3,
+        }
         weights |= {f"W_x{gate}": _first(1.1) for gate in leaf.gates}
         if candidate in leaf.gates:
             weights = {f"W_x{gate}": _first(1.1) for gate in leaf.gates}
@@ -435,7 +460,10 @@ def _square(trial: _Trial, leaves: list[Leaf], candidate: str) -> list[Leaf]:
         entry = np.zeros((HIDDEN, HIDDEN), np.float32)
         entry[1, 0] = 2.0
         (gate,) = leaf.gates
-        weights: dict[str, Any] = {f"W_h{candidate}": np.eye(HIDDEN), f"W_x{candidate}": _first(0.9, rows=0) + _first(0.8, column=1)}
+        weights: dict[str, Any] = {
+            f"W_h{candidate}": np.eye(HIDDEN),
+            f"W_x{candidate}": _first(0.9, rows=0) + _first(0.8, column=1),
+        }
         weights[f"W_h{gate}"] = entry if gate != candidate else np.eye(HIDDEN) + entry
         other = [*leaves[:place], replace(leaf, columns=not leaf.columns), *leaves[place + 1 :]]
         if not trial.moves(leaves, unit=1, **weights) and trial.moves(other, unit=1, **weights):

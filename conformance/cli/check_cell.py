@@ -48,13 +48,17 @@ CASES = 8
 
 @main.command("check-cell", epilog=EXIT_CODES)
 @click.argument("what", metavar="FILE.py:NAME")
-@click.option("--cell", type=click.Choice(CELLS), help="The equations that it is meant to compute (or CELL in the file).")
+@click.option(
+    "--cell", type=click.Choice(CELLS), help="The equations that it is meant to compute (or CELL in the file)."
+)
 @click.option(
     "--update",
     type=click.Choice(UPDATES),
     help="What z does: keep the state, (1-z)*n + z*h, or mix the candidate in, (1-z)*h + z*n (or UPDATE in the file).",
 )
-@click.option("--as", "kind", type=click.Choice(("cell", "layer")), help="One step, or whole sequences; tried if not said.")
+@click.option(
+    "--as", "kind", type=click.Choice(("cell", "layer")), help="One step, or whole sequences; tried if not said."
+)
 @click.option(
     "--python",
     type=click.Path(path_type=Path),
@@ -63,8 +67,12 @@ CASES = 8
 )
 @click.option("--examples", default=CASES, show_default=True, type=click.IntRange(min=0), help="Generated cases.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the generated cases.")
-@click.option("--case", "case_file", type=click.Path(path_type=Path), metavar="FILE", help="Only the case in this file.")
-@click.option("--deadline", default=60.0, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case.")
+@click.option(
+    "--case", "case_file", type=click.Path(path_type=Path), metavar="FILE", help="Only the case in this file."
+)
+@click.option(
+    "--deadline", default=60.0, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case."
+)
 @click.option(
     "--output",
     default="reports",
@@ -94,7 +102,9 @@ def check_cell(
         it = probe.understood()
         cells, updates, said = _meant(it, cell, update)
         if it.fresh:
-            readings = [Reading(cell=(cells or ("gru",))[0], update=updates[0], found=Broken(kind="contract", message=""))]
+            readings = [
+                Reading(cell=(cells or ("gru",))[0], update=updates[0], found=Broken(kind="contract", message=""))
+            ]
             steady = True
         else:
             readings = probe.readings(it, cells, updates)
@@ -187,7 +197,14 @@ def _again(record: Record, base: str) -> str:
 
 
 def _lesson(
-    own: OwnCell, it: Understood, reading: Reading, readings: Sequence[Reading], said: bool, record: Record, *, steady: bool
+    own: OwnCell,
+    it: Understood,
+    reading: Reading,
+    readings: Sequence[Reading],
+    said: bool,
+    record: Record,
+    *,
+    steady: bool,
 ) -> Lesson:
     recipes = it.recipes.get(reading.cell, {})
     trace = next((f.verdict.stderr_tail for f in record.findings if isinstance(f.verdict, Broken)), "")
