@@ -147,7 +147,7 @@ HARNESS = tuple(
 )
 FRAMEWORKS = (
     Planted("linen", LINEN_CELL, "Cell", "", "", ""),
-    Planted("linen", LINEN_CELL, "Cell", "self.n(", "self.r(", "gates_share"),
+    Planted("linen", LINEN_CELL, "Cell", "self.z(xh)", "self.r(xh)", "rz_share_parameters"),
     Planted(
         "nnx",
         NNX_LAYER,

@@ -1,4 +1,4 @@
-"""``check-cell`` without a framework: every mistake of a NumPy cell or layer has its name, and bad files one message."""
+"""``check-cell`` without a framework: every mistake of a NumPy cell or layer has its name; bad files one message."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def told(lesson: Lesson) -> list[str]:
 
 
 def telling(findings: Sequence[Finding]) -> Finding | None:
-    """The finding that the answer is about: weights that are not used, else a divergence with a name, else the worst."""
+    """The finding that the answer is about: weights not used, else a divergence with a name, else the worst."""
     if not findings:
         return None
 
@@ -108,6 +108,11 @@ def _told(lesson: Lesson) -> Iterator[str]:
             yield f"{lesson.subject}: nothing was compared"
         case _:
             assert_never(inner)
+    yield from _context(lesson)
+
+
+def _context(lesson: Lesson) -> Iterator[str]:
+    """What it was judged by and how it was understood, and what else could be meant."""
     yield from ("", "Judged by:")
     yield from (f"  {line}" for line in _equations(lesson))
     yield from ("", f"Understood as {lesson.call}")
