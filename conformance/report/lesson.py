@@ -68,7 +68,7 @@ def told(lesson: Lesson) -> list[str]:
 
 
 def telling(findings: Sequence[Finding]) -> Finding | None:
-    """The finding that the answer is about: weights not used, else a divergence with a name, else the worst."""
+    """The finding that the answer is about: a divergence with a name, weights not used, else the worst."""
     if not findings:
         return None
 
@@ -77,8 +77,8 @@ def telling(findings: Sequence[Finding]) -> Finding | None:
         faults = inner.faults if isinstance(inner, Diverges) else ()
         order = (Diverges, Broken, Inconclusive, Agrees)
         place = next((i for i, kind in enumerate(order) if isinstance(inner, kind)), len(order))
-        # The plainest case of the same mistake first.
-        return (FRESH not in faults, place, len(faults) or 99, finding.example is None)
+        # A catalogued mistake that explains the outputs shows that the loaded weights are used.
+        return (place, not set(faults) - {FRESH}, FRESH not in faults, len(faults) or 99)
 
     return min(findings, key=rank)
 
