@@ -36,7 +36,7 @@ Kind = Literal["", "cell", "layer"]
 UPDATES: Final[tuple[Update, ...]] = get_args(Update)
 FOLDER: Final = "own-cell"
 VARIABLE: Final = "RNN_CONFORMANCE_OWN_CELL"
-# Where nothing is said: the from-scratch text lets z mix the candidate in, the frameworks' layers let it keep the state.
+# Where nothing is said: the from-scratch text lets z mix the candidate in, the frameworks' layers let it keep h.
 USUAL: Final[Mapping[str, Update]] = {
     "gru_v1": "mix",
     "gru": "keep",

@@ -93,7 +93,7 @@ def recipes(leaves: Sequence[Leaf], family: str, *, inside: bool = False) -> dic
 
     inside: whether a GRU's only bias of the candidate stands inside the product with the reset gate.
     """
-    return {leaf.path: _bias(leaf, leaves, family, inside) if leaf.bias else _matrix(leaf) for leaf in leaves}
+    return {leaf.path: _bias(leaf, leaves, family, inside=inside) if leaf.bias else _matrix(leaf) for leaf in leaves}
 
 
 def _matrix(leaf: Leaf) -> str:
@@ -102,7 +102,7 @@ def _matrix(leaf: Leaf) -> str:
     return f"({text}).T" if leaf.columns else text
 
 
-def _bias(leaf: Leaf, among: Sequence[Leaf], family: str, inside: bool) -> str:
+def _bias(leaf: Leaf, among: Sequence[Leaf], family: str, *, inside: bool) -> str:
     rows = []
     for gate in leaf.gates:
         paired = any(other is not leaf and other.bias and gate in other.gates for other in among)

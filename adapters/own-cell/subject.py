@@ -115,7 +115,9 @@ def arguments_for(function: Callable[..., Any], features: int, hidden: int) -> d
     sized: set[str] = set()
     positional: dict[str, Any] = {}
     parameters = [
-        p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        p
+        for p in inspect.signature(function.__init__ if isinstance(function, type) else function).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     names = {p.name.lower().replace("_", "") for p in parameters}
     for p in parameters:
@@ -212,6 +214,15 @@ class Jax(Kind):
     def is_array(self, value: Any) -> bool:
         return isinstance(value, (np.ndarray, importlib.import_module("jax").Array))
 
+    def call(self, function: Callable[..., Any], thing: Any, arguments: Sequence[Any]) -> Any:
+        if thing is not None:
+            return function(*arguments)
+        jax = importlib.import_module("jax")
+        try:
+            return jax.jit(function)(*arguments)  # JAX remembers what it compiled for this function
+        except (jax.errors.JAXTypeError, TypeError):  # code that looks at its numbers cannot be compiled
+            return function(*arguments)
+
 
 class Torch(Kind):
     """``torch.nn.Module``, or tensors."""
@@ -285,32 +296,48 @@ class Mlx(Kind):
 
 
 class Linen(Jax):
-    """``flax.linen.Module``: made without arrays, which are an argument of every call."""
+    """``flax.linen.Module``: made without arrays, which are an argument of every call.
+
+    initialised: whether a new object gets arrays of its own initialisers, and not zeros, which cost no compilation.
+    """
 
     title = "Flax linen"
+    initialised = False
 
     def __init__(self) -> None:
-        self._variables: Any = {}
+        # By object: each size has its own.
+        self._variables: dict[int, Any] = {}
+        self._compiled: dict[int, Any] = {}
 
     def leaves(self, thing: Any, call: Callable[[], Sequence[Any]]) -> dict[str, np.ndarray]:
         jax = importlib.import_module("jax")
-        traverse = importlib.import_module("flax.traverse_util")
         keys = {name: jax.random.PRNGKey(0) for name in ("params", "dropout")}
-        self._variables = dict(thing.init(keys, *call()))
-        flat = traverse.flatten_dict(self._variables.get("params", {}), sep=".")
-        return {name: self.back(value) for name, value in flat.items()}
+        if self.initialised:
+            variables = dict(thing.init(keys, *call()))
+        else:
+            shapes = jax.eval_shape(thing.init, keys, *call())
+            variables = dict(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+        self._variables[id(thing)] = variables
+        return {name: self.back(value) for name, value in self._flat(thing).items()}
+
+    def _flat(self, thing: Any) -> dict[str, Any]:
+        traverse = importlib.import_module("flax.traverse_util")
+        return dict(traverse.flatten_dict(self._variables[id(thing)].get("params", {}), sep="."))
 
     def load(self, thing: Any, arrays: Mapping[str, np.ndarray]) -> None:
         traverse = importlib.import_module("flax.traverse_util")
-        flat = traverse.flatten_dict(self._variables.get("params", {}), sep=".")
-        new = {
-            name: self.to(arrays[name].reshape(value.shape)) if name in arrays else value
-            for name, value in flat.items()
-        }
-        self._variables = {**self._variables, "params": traverse.unflatten_dict(new, sep=".")}
+        new = self._flat(thing)
+        new |= {name: self.to(value.reshape(new[name].shape)) for name, value in arrays.items() if name in new}
+        variables = self._variables[id(thing)]
+        self._variables[id(thing)] = {**variables, "params": traverse.unflatten_dict(new, sep=".")}
 
     def call(self, function: Callable[..., Any], thing: Any, arguments: Sequence[Any]) -> Any:
-        return thing.apply(self._variables, *arguments)
+        jax = importlib.import_module("jax")
+        compiled = self._compiled.setdefault(id(thing), jax.jit(thing.apply))
+        try:
+            return compiled(self._variables[id(thing)], *arguments)
+        except jax.errors.JAXTypeError:  # code that looks at its numbers cannot be compiled
+            return thing.apply(self._variables[id(thing)], *arguments)
 
 
 class Nnx(Jax):
@@ -318,8 +345,8 @@ class Nnx(Jax):
 
     title = "Flax NNX"
 
-    def is_module(self, thing: Any) -> bool:
-        return isinstance(thing, importlib.import_module("flax.nnx").Module)
+    def __init__(self) -> None:
+        self._compiled: dict[int, Any] = {}
 
     def leaves(self, thing: Any, call: Callable[[], Sequence[Any]]) -> dict[str, np.ndarray]:
         nnx = importlib.import_module("flax.nnx")
@@ -334,6 +361,18 @@ class Nnx(Jax):
             if name in arrays:
                 variable.set_value(self.to(arrays[name].reshape(variable[...].shape)))
         nnx.update(thing, state)
+
+    def call(self, function: Callable[..., Any], thing: Any, arguments: Sequence[Any]) -> Any:
+        if function is not thing:
+            return function(*arguments)
+        jax, nnx = importlib.import_module("jax"), importlib.import_module("flax.nnx")
+        graph, state = nnx.split(thing)
+        if id(thing) not in self._compiled:
+            self._compiled[id(thing)] = jax.jit(lambda state, *given: nnx.merge(graph, state)(*given))
+        try:
+            return self._compiled[id(thing)](state, *arguments)
+        except jax.errors.JAXTypeError:  # code that looks at its numbers cannot be compiled
+            return function(*arguments)
 
 
 def kind_of(thing: Any, framework: str) -> Kind:
@@ -364,27 +403,20 @@ class Subject:
         self.weights: dict[str, str] = dict(getattr(self.module, "WEIGHTS", {}))
         make = getattr(self.module, "make", None)
         self._found = found
-        self._make = make if inspect.isfunction(make) and make is not found else None
+        self._make: Any = None
+        self._init: Any = None
         self._is_function = inspect.isfunction(found) or not (isinstance(found, type) or _modular(found))
         self.kind = kind_of(found, framework)
         if self._is_function and self._is_factory(found):
             self._make, self._is_function = found, False
-        if self._make is not None:
-            built = self._make(*self._sizes(self._make, 3, 5))
-            if (
-                inspect.isfunction(found)
-                and not inspect.isfunction(built)
-                and not _modular(built)
-                and found is not self._make
-            ):
-                self._make = None  # it makes the parameters, not the cell
-                self._init: Any = make
-            else:
-                self.kind = kind_of(self._closed(built), framework)
-                self._is_function = False
-                self._init = None
-        else:
-            self._init = None
+            self.kind = kind_of(self._closed(found(*self._sizes(found, 3, 5))), framework)
+        elif inspect.isfunction(make):
+            built = make(*self._sizes(make, 3, 5))
+            # A file may make something else than what is asked about; that must not be judged in its place.
+            if isinstance(found, type) and isinstance(built, found):
+                self._make = make
+            elif self._is_function and not inspect.isfunction(built) and not _modular(built):
+                self._init = make
         if self._is_function and self._init is None:
             self._init = self._initialiser()
         self.source = ""
@@ -448,11 +480,10 @@ class Subject:
             known = arguments_for(cls, features, hidden)
             if known is None:
                 raise TypeError(
-                    f"{cls.__name__}{inspect.signature(cls)}: cannot tell which arguments are the sizes; add a function "
+                    f"{cls.__name__}{inspect.signature(cls.__init__)}: cannot tell which arguments are the sizes; add a function "
                     "make(input_size, hidden_size) to the file that returns the cell"
                 )
-            keyword_only = {p.name for p in inspect.signature(cls).parameters.values() if p.kind == p.KEYWORD_ONLY}
-            built = cls(**known) if keyword_only or len(known) else cls()
+            built = cls(**known)
         return self._closed(built), _callee(built)
 
     def tree(self, features: int, hidden: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .calling import Caller, NotLikeThis, Plan, Ran, plans
+from .calling import ROLES, Caller, NotLikeThis, Plan, Ran, plans
 from .recipes import CANDIDATE, GATES, Leaf, NoPlace, filled, read, recipes, reordered, unnamed
 from .subject import Linen, Nnx, Subject
 
@@ -210,10 +211,6 @@ def _shapes(subject: Subject) -> Iterator[dict[str, tuple[int, ...]] | None]:
 
 
 def _array_names(subject: Subject) -> list[str]:
-    import inspect
-
-    from .calling import ROLES
-
     _, callee = subject.made(FEATURES, HIDDEN)
     own = [p.name for p in inspect.signature(callee).parameters.values() if p.default is p.empty]
     direct = [
@@ -270,7 +267,7 @@ def _tried(subject: Subject, plan: Plan, shapes: dict[str, tuple[int, ...]] | No
         if isinstance(subject.kind, Linen):
             again = Made(subject, plan, (FEATURES, HIDDEN), (BATCH, TIME + 1), {})
             if again.leaves.keys() != shapes.keys():
-                it.fresh = "grows"
+                it.fresh, subject.kind.initialised = "grows", True
                 it.with_arrays({}, x, state, state, HIDDEN)
                 return it
     if not shapes:

@@ -93,7 +93,7 @@ def check_cell(
     deadline: float,
     output: Path,
 ) -> None:
-    """Judge the cell, layer or function NAME of FILE.py (Flax linen, NNX, PyTorch, MLX, JAX, NumPy) and name its mistake.
+    """Judge the cell, layer or function NAME of FILE.py (Flax, PyTorch, MLX, JAX, NumPy) and name its mistake.
 
     The file is run in the framework's environment. See docs/check-cell.md.
     """
@@ -153,7 +153,7 @@ def _meant(it: Understood, cell: str | None, update: Update | None) -> tuple[tup
             f"cannot tell how the weights of {wanted or 'any known cell'} get into the arrays of {it.name}",
             where="; ".join(problems),
             got=f"{leaves} (where D = 3 and H = 5)",
-            wanted="names that tell the gates (W_r, W_z, W_h; reset, update, candidate; i, f, g, o) and shapes that fit",
+            wanted="names that tell the gates (W_r, W_z, W_h; reset, update, candidate; i, f, g, o) and fitting shapes",
             hint='write WEIGHTS = {"leaf": "(W_xr | W_hr).T", ...} in the file, see docs/check-cell.md',
         )
     return cells, conventions, bool(wanted) and (len(conventions) == 1 or not wanted.startswith("gru"))

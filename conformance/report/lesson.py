@@ -67,17 +67,17 @@ def told(lesson: Lesson) -> list[str]:
 
 
 def telling(findings: Sequence[Finding]) -> Finding | None:
-    """The finding that the answer is about: weights that are not used, else a divergence with a name, else the worst."""
+    """The finding that the answer is about: a divergence with a name, weights not used, else the worst."""
     if not findings:
         return None
 
-    def rank(finding: Finding) -> tuple[bool, int, int, bool]:
+    def rank(finding: Finding) -> tuple[int, bool, bool, int]:
         inner = core(finding.verdict)
         faults = inner.faults if isinstance(inner, Diverges) else ()
         order = (Diverges, Broken, Inconclusive, Agrees)
         place = next((i for i, kind in enumerate(order) if isinstance(inner, kind)), len(order))
-        # The plainest case of the same mistake first.
-        return (FRESH not in faults, place, len(faults) or 99, finding.example is None)
+        # A catalogued mistake that explains the outputs shows that the loaded weights are used.
+        return (place, not set(faults) - {FRESH}, FRESH not in faults, len(faults) or 99)
 
     return min(findings, key=rank)
 
@@ -107,6 +107,11 @@ def _told(lesson: Lesson) -> Iterator[str]:
             yield f"{lesson.subject}: nothing was compared"
         case _:
             assert_never(inner)
+    yield from _context(lesson)
+
+
+def _context(lesson: Lesson) -> Iterator[str]:
+    """What it was judged by and how it was understood, and what else could be meant."""
     yield from ("", "Judged by:")
     yield from (f"  {line}" for line in _equations(lesson))
     yield from ("", f"Understood as {lesson.call}")
