@@ -127,6 +127,17 @@ def test_weights_that_cannot_show_are_not_missed() -> None:
     assert isinstance(verdict, Agrees)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_mistake_that_gives_the_same_numbers_is_not_taken_for_fresh_weights(scale: float) -> None:
+    """A shrunk case, all of whose parameters are zero or all but those that a mistake leaves out."""
+    (case, *_) = shipped(OF_THE_GRU["weights_used"])
+    kept = {name: (scale if name == "b_hn" else 0.0) * value for name, value in case.parameters.items()}
+    shrunk = replace(case, parameters=kept)
+    for faulty in ("sigmoid_new", "drop_bhn"):
+        verdict, _ = judge_relation("weights_used", shrunk, implementation("gru", faulty), frozenset())
+        assert not (isinstance(verdict, Diverges) and "fresh_weights" in verdict.faults), faulty
+
+
 @pytest.mark.parametrize("relation", LOOSE)
 @pytest.mark.parametrize("fault", ["drop_bhn", "update_flip"])
 def test_a_consistent_fault_satisfies_the_relations(relation: str, fault: str) -> None:
