@@ -357,6 +357,8 @@ def weights_used(case: Case, run: Runner) -> Sequence[Pair]:
         Pair(case=case, observed=plain),
         Pair(case=other, observed=negated, says="every parameter negated"),
     ]
+    if not plain.finite:
+        return pairs
     explaining = _explaining("weights_used", pairs[0])
     if np.array_equal(plain.outputs, negated.outputs):
         # Equations that are known to use the weights may give the same numbers twice, and so may any without a matrix.

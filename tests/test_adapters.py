@@ -99,15 +99,18 @@ def resolved(node: ast.expr, known: dict[str, Any]) -> Any:
 
 
 def recipes(source: str) -> dict[str, dict[str, list[str]]]:
-    """The weight recipes of an adapter: RECIPES, by cell and by target, lists of canonical terms; {} without it."""
+    """The weight recipes of an adapter: every RECIPES, by cell and by target, lists of canonical terms; {} without."""
     known: dict[str, Any] = {}
+    tables: dict[str, dict[str, list[str]]] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 known[node.targets[0].id] = resolved(node.value, known)
             except (ValueError, KeyError):  # something of the framework, which is not data
                 assert node.targets[0].id != "RECIPES"
-    return known.get("RECIPES", {})  # type: ignore[no-any-return]
+            else:
+                tables |= known["RECIPES"] if node.targets[0].id == "RECIPES" else {}
+    return tables
 
 
 def source_of(adapter: Adapter) -> str:

@@ -123,7 +123,7 @@ def test_what_replicas_miss_is_what_their_design_hides(float32: Adequacy) -> Non
     """Shapes catch nothing; None against zeros sees the first step only; constant weights hide gate order."""
     assert float32.oracles["shapes only"] == frozenset()
     # The states of the other ones overflow, and what is no number equals nothing.
-    assert float32.oracles["None == zeros"] - {"gate_relu", "gate_identity", "z_relu"} == {"drop_rbhn_t0"}
+    assert float32.oracles["None == zeros"] - {"gate_relu", "gate_identity", "z_relu", "z_identity"} == {"drop_rbhn_t0"}
     assert not {"swap_rz", "Wh_transposed", "interleaved_gates"} & float32.oracles["constant weights"]
 
 

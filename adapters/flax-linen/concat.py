@@ -25,12 +25,14 @@ from .compat import enable_x64
 
 # Rows of the (D + H, H) kernels, the transpose of the canonical (out, in): first those of x, then those of h.
 RECIPES = {
-    "W_r": ["W_xr", "W_hr"],
-    "W_z": ["W_xz", "W_hz"],
-    "W_h": ["W_xn", "W_hn"],
-    "b_r": ["b_xr + b_hr"],
-    "b_z": ["b_xz + b_hz"],
-    "b_h": ["b_xn + b_hn"],
+    "gru_v1": {
+        "W_r": ["W_xr", "W_hr"],
+        "W_z": ["W_xz", "W_hz"],
+        "W_h": ["W_xn", "W_hn"],
+        "b_r": ["b_xr + b_hr"],
+        "b_z": ["b_xz + b_hz"],
+        "b_h": ["b_xn + b_hn"],
+    },
 }
 # The canonical z keeps the state, this one mixes the candidate in: sigmoid(-a) = 1 - sigmoid(a).
 SIGNS = {"W_z": -1.0, "b_z": -1.0}
@@ -93,7 +95,8 @@ def stepped(cell: ConcatGRUCell, params: Any, h: Any, x: Any) -> Any:
 def parameters_of(case: WorkerCase) -> dict[str, Any]:
     """The cell's own parameters."""
     transposed = {name: np.transpose(value) for name, value in case.parameters.items()}
-    return {target: SIGNS.get(target, 1.0) * assemble(recipe, transposed) for target, recipe in RECIPES.items()}
+    recipes = RECIPES[case.cell]
+    return {target: SIGNS.get(target, 1.0) * assemble(recipe, transposed) for target, recipe in recipes.items()}
 
 
 def plain(array: Any) -> Any:
@@ -106,7 +109,7 @@ def named(params: Any, x: Any, h0: Any, *, folded: bool) -> dict[str, Any]:
     arrays = {"x": plain(x)}
     if h0 is not None:
         arrays["h0"] = plain(h0)
-    for target, recipe in RECIPES.items():
+    for target, recipe in RECIPES["gru_v1"].items():
         own = SIGNS.get(target, 1.0) * plain(params[target])
         for terms, part in zip(recipe, np.split(own, [x.shape[-1]] if len(recipe) == 2 else []), strict=True):
             names = terms.split(" + ")
