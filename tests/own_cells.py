@@ -94,12 +94,12 @@ class Cell(nn.Module):
     def __init__(self, input_size, hidden_size):
         super().__init__()
         self.reset = nn.Linear(input_size + hidden_size, hidden_size)
-        self.update = nn.Linear(input_size + hidden_size, hidden_size)
+        self.update_gate = nn.Linear(input_size + hidden_size, hidden_size)
         self.candidate = nn.Linear(input_size + hidden_size, hidden_size)
     def __call__(self, x, h):
         xh = mx.concatenate([x, h], axis=-1)
         r = mx.sigmoid(self.reset(xh))
-        z = mx.sigmoid(self.update(xh))
+        z = mx.sigmoid(self.update_gate(xh))
         n = mx.tanh(self.candidate(mx.concatenate([x, r * h], axis=-1)))
         return (1 - z) * h + z * n
 """
