@@ -47,6 +47,7 @@ from conformance.record import (
 from conformance.report.failure import failure_message
 from conformance.report.html import render_html
 from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, overall
+from conformance.report.paths import attested
 from conformance.report.text import print_summary
 from conformance.report.wording import LIMIT, web_link
 from conformance.requirement import REQUIREMENTS
@@ -1434,3 +1435,16 @@ def test_a_failing_test_shows_the_first_divergent_row() -> None:
     assert "first divergent step: 0 (batch" in message
     assert re.search(r"step 0, batch \d: expected h = \[", message)
     assert "observed h = [" in message
+
+
+def test_what_ran_is_told_once_without_the_features_of_cases() -> None:
+    """The paths of a candidate's trials, by which somebody sees which code answered; features are the cases'."""
+    record = one(AGREES)
+    trial = make_trial("mlx:none", "gru_hidden_none", the_case("gru_hidden_none"), AGREES)
+    paths = ("loop(x), fused <b>", "loop(x), fused <b> +lengths +gradients", "layer(x)", "")
+    trials = tuple(msgspec.structs.replace(trial, path=path) for path in paths)
+    told = msgspec.structs.replace(record, trials=trials)
+    assert attested(told) == {"mlx:none": ("loop(x), fused <b>", "layer(x)")}
+    assert "loop(x), fused <b>; layer(x)" in printed(told, width=200)
+    assert "loop(x), fused <b>; layer(x)" in page(told).text
+    assert "What ran" not in printed(record)

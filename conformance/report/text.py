@@ -41,6 +41,7 @@ from conformance.report.outcome import (
     outcome_of,
     results,
 )
+from conformance.report.paths import attested, what_ran
 from conformance.report.speed import is_benchmark
 from conformance.report.speed_text import print_speed
 from conformance.report.view import version_of
@@ -61,6 +62,7 @@ _PER_CANDIDATE: Final = 3
 _ALIKE: Final = 12
 _SENTENCES: Final = 4
 _TAIL_LINES: Final = 8
+_FEW: Final = 4
 
 
 def print_summary(record: Record, console: Console) -> None:
@@ -88,6 +90,7 @@ def print_summary(record: Record, console: Console) -> None:
     known = places(record)
     _beside(record, all_results, writer)
     _by_cell(all_results, known, writer)
+    _ran(record, writer)
     _not_offered(all_results, writer)
     _ruled_out(all_results, known, writer)
     for result in all_results:
@@ -105,6 +108,16 @@ def print_known(record: Record, console: Console) -> None:
         writer.line(known_sentence(record), "bold red" if problems else "")
         for problem in problems:
             writer.line(problem_text(problem), "red", indent=2)
+
+
+def _ran(record: Record, writer: _Writer) -> None:
+    """The paths that really ran, where somebody asked for few candidates."""
+    ran = attested(record)
+    if 0 < len(ran) <= _FEW:
+        writer.line("")
+        writer.line("What ran:")
+        for name, paths in ran.items():
+            writer.line(f"{label(name)}: {what_ran(paths)}", indent=2)
 
 
 def _beside(record: Record, all_results: Sequence[Result], writer: _Writer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, TypeAlias
@@ -36,6 +36,7 @@ from conformance.report.outcome import (
     results,
     unfound,
 )
+from conformance.report.paths import attested, what_ran
 from conformance.report.wording import block, count, label, listed, share, visible
 from conformance.verdict import Agrees, Unrepresentable, Unsupported, core
 
@@ -266,7 +267,7 @@ class _Builder:
     def page(self) -> Page:
         record = self.record
         agreements = tuple(self._agreements())
-        common = self._common_facts()
+        common, ran = self._common_facts(), attested(record)
         told = beside(record)
         decided, others = self._divergences()
         gate = None if record.gate is None else gate_text(record, gated(record))
@@ -283,7 +284,7 @@ class _Builder:
             tested=self._tested([agreement for group in agreements for agreement in group.checks]),
             could_not=self._could_not(),
             common=_facts(common),
-            candidates=tuple(self._row(result, common) for result in self.results),
+            candidates=tuple(self._row(result, common, ran) for result in self.results),
             cells=tuple(spoken(cell) for cell in self.cells),
             matrix=tuple(self._block(cell) for cell in self.cells),
             divergences=decided,
@@ -308,7 +309,7 @@ class _Builder:
     def _of(self, own: Iterable[Finding], cell: str) -> list[Finding]:
         return [finding for finding in own if self.places[finding.requirement].cell == cell]
 
-    def _row(self, result: Result, common: dict[str, str]) -> CandidateRow:
+    def _row(self, result: Result, common: dict[str, str], ran: Mapping[str, tuple[str, ...]]) -> CandidateRow:
         line = result.line
         own = {} if line is None else {k: v for k, v in line.facts.items() if k not in common}
         by_cell = [self._of(result.all, cell) for cell in self.cells]
@@ -317,7 +318,7 @@ class _Builder:
             title="" if line is None else label(line.title),
             version=version_of(result),
             environment="its worker never came up" if line is None else label(line.environment),
-            facts=_facts(own),
+            facts=(("ran", what_ran(ran[result.name])), *_facts(own)) if result.name in ran else _facts(own),
             outcome=result.outcome,
             sums=tuple(
                 Sum(outcome=overall(found), parts=parts(found), anchor=f"c{index}") if found else None
