@@ -11,6 +11,7 @@ import shlex
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Verdict
 RELATION_SHARE: Final = 5
 # After so many cases in a row without an observation the rest of a group is not tried.
 MAX_BROKEN_IN_A_ROW: Final = 3
+_SPOILERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,8 @@ class _Examination:
     broken_in_a_row: int = 0
     path: str = ""
     latest: Observed = field(default=NOTHING_OBSERVED)
+    # Faults that explained smaller cases beside those that are to be shown: asked first, the latest at the front.
+    spoilers: tuple[str, ...] = ()
 
     def judged(self, case: Case) -> _Judged:
         """Run and judge one case; nothing is recorded."""
@@ -137,7 +141,7 @@ class _Examination:
         try:
             if relation in (REFERENCE, GRADIENT):
                 observed = self.run(case)
-                ask = judge if relation == REFERENCE else judge_gradients
+                ask = partial(judge, unwanted=self.spoilers) if relation == REFERENCE else judge_gradients
                 verdict, shown = ask(case, observed, frozenset(self.remaining)), Pair(case=case, observed=observed)
             else:
                 verdict, pair = judge_relation(relation, case, self.run, frozenset(self.remaining))
@@ -328,6 +332,9 @@ def _generated(state: _Examination) -> _Failure | None:
         if found is not None and (failure is None or failure.verdict.faults == found.verdict.faults):
             failure = found
             raise _Divergence
+        if found is not None and failure is not None:
+            others = [name for name in found.verdict.faults if name not in failure.verdict.faults]
+            state.spoilers = tuple(dict.fromkeys((*others, *state.spoilers)))[:_SPOILERS]
 
     try:
         check()
@@ -336,6 +343,7 @@ def _generated(state: _Examination) -> _Failure | None:
     except Flaky:
         text = "a generated case diverged once and not again: the candidate is not deterministic"
         state.emit(Incident(candidate=group.candidate.name, what=text))
+    state.spoilers = ()
     if failure is not None:
         state.record(failure.judged, "shrunk")
     return failure

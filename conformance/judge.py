@@ -6,7 +6,7 @@ out, and where a fault that the requirement exists for was not ruled out the ans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TypeAlias, assert_never
 
@@ -104,11 +104,13 @@ def probe(cell: str, initial: Initial, *, features: tuple[str, ...] = (), paddin
     )
 
 
-def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdict:
+def judge(case: Case, observed: Observed, against: Iterable[str], *, unwanted: Iterable[str] = ()) -> TrialVerdict:
     """The verdict on one case.
 
     against: the faults still to be ruled out. An agreeing verdict lists those among them that this case
         excludes; when there are some to exclude and it excludes none, the verdict is inconclusive.
+    unwanted: faults that make a divergence useless to the caller: the first of them that explains it is the only
+        hypothesis told, and no further one is tried.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
     """
     reference = compare(case, observed)
     if not reference.explains:
-        residuals = hypotheses(case, observed)
+        residuals = next(_explained(case, observed, unwanted), None) or hypotheses(case, observed)
         return Diverges(
             faults=tuple(sorted(name for name, share in residuals.items() if share <= 1.0)),
             evidence=evidence(case, observed, reference, residuals),
@@ -129,6 +131,14 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
     if wanted and not excluded:
         return Inconclusive(why="this case looks the same under every fault asked about", missing=wanted)
     return Agrees(excluded=excluded, share=reference.worst, compared=reference.compared)
+
+
+def _explained(case: Case, observed: Observed, names: Iterable[str]) -> Iterator[dict[str, float]]:
+    """The residual of each of these faults that explains the observation."""
+    for name in names if observed.finite else ():
+        comparison = compare(case, observed, catalogue(case.cell)[name])
+        if comparison.explains and comparison.bounded:
+            yield {name: comparison.worst}
 
 
 def rules_out(case: Case, observed: Observed, fault: Fault) -> bool:

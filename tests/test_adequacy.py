@@ -17,8 +17,8 @@ from conformance.judge import TrialVerdict, judge, visible_faults
 from conformance.requirement import REFERENCE, REQUIREMENTS
 from conformance.verdict import Agrees, Diverges
 
-# The command `rnn-conformance faults` does all cells, dtypes and relations; here what differs most.
-SAMPLE = [("gru_v1", "float64"), ("elman", "bfloat16"), ("minlstm", "float16"), ("minlstm_log", "float32")]
+# CI runs `rnn-conformance faults` for all cells in float32 and bfloat16; here something of the other dtypes.
+SAMPLE = [("elman", "float64"), ("minlstm", "float16")]
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,18 @@ def test_every_planted_fault_is_caught_and_named(name: str, dtype: str) -> None:
     assert found.faults == (name,)
 
 
+def test_an_unwanted_explanation_ends_the_search() -> None:
+    """Where somebody looks for a case that one fault alone explains, another that explains it is enough to know."""
+    case = generic("gru", "float32", "given")
+    observed = planted(case, catalogue("gru")["swap_rz"])
+    found = judge(case, observed, (), unwanted=("drop_bhn", "swap_rz"))
+    assert isinstance(found, Diverges)
+    assert (found.faults, set(found.evidence.residuals)) == (("swap_rz",), {"swap_rz"})
+    whole = judge(case, observed, (), unwanted=("drop_bhn",))
+    assert isinstance(whole, Diverges)
+    assert whole.evidence.residuals.keys() == CATALOGUE["gru"].keys()
+
+
 @pytest.mark.parametrize("name", CATALOGUE["gru_v1"])
 def test_every_planted_v1_fault_is_caught_and_named(name: str) -> None:
     """The reset-before form has its own catalogue, with the same teeth."""
