@@ -49,6 +49,15 @@ class Observed:
             found["final_cell"] = self.final_cell[..., None, :, :]
         return found
 
+    def row(self, place: int) -> Observed:
+        """One of many forward observations that are stacked."""
+        return Observed(
+            outputs=self.outputs[place],
+            final_state=self.final_state[place],
+            cells=None if self.cells is None else self.cells[place],
+            final_cell=None if self.final_cell is None else self.final_cell[place],
+        )
+
     @property
     def finite(self) -> bool:
         """Whether every number is finite."""
@@ -159,28 +168,36 @@ def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
     if len(cases) != len(observed):
         raise CaseError("as many observations as cases", got=str(len(observed)), wanted=str(len(cases)))
     check_shapes(cases[0], observed[0])
-    together = Observed(
+    return shares_of(stacked(cases), together(observed))
+
+
+def together(observed: Sequence[Observed]) -> Observed:
+    """Forward observations of one form with an axis in front."""
+    return Observed(
         outputs=np.array([o.outputs for o in observed]),
         final_state=np.array([o.final_state for o in observed]),
         cells=_stacked([o.cells for o in observed]),
         final_cell=_stacked([o.final_cell for o in observed]),
     )
-    declared = cases[0].format
+
+
+def shares_of(case: Case, observed: Observed) -> Array:
+    """As `shares`, for cases and observations that are stacked already: an axis (K,) before all others."""
+    declared = case.format
     ops = RunningError(declared)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        case = stacked(cases)
-        trace = cell_named(case.cell).evaluate(case, ops, seen=seen(case, together))
+        trace = cell_named(case.cell).evaluate(case, ops, seen=seen(case, observed))
         predicted = {
             "outputs": trace.outputs,
             "cells": trace.cells,
             "final_state": trace.final_state,
             "final_cell": trace.final_cell,
         }
-        worst = np.zeros(len(cases))
-        for name, values in together.arrays().items():
+        worst = np.zeros(len(observed.outputs))
+        for name, values in observed.arrays().items():
             part = _part(case, values, predicted[name], ops.reference_share, declared, padded=False)
             lost = np.isinf(part.bound) & np.isfinite(part.predicted)
-            worst = np.maximum(worst, np.where(lost, np.inf, part.share).reshape(len(cases), -1).max(axis=1))
+            worst = np.maximum(worst, np.where(lost, np.inf, part.share).reshape(len(worst), -1).max(axis=1))
     return worst
 
 

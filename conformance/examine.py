@@ -23,19 +23,23 @@ from hypothesis.errors import Flaky
 from msgspec.structs import replace as replace_struct
 
 from conformance.algebra import Exact
+from conformance.block import Block
+from conformance.campaign import Campaign, block_at
 from conformance.case import Case, case_to_json
 from conformance.cells import cell_named
-from conformance.compare import Observed, seen
+from conformance.compare import Observed, seen, together
 from conformance.diagnosis import diagnosed, suspicion
 from conformance.drift import probe
 from conformance.errors import ConformanceError
+from conformance.exchange import Observations
 from conformance.gradient import gradients, judge_gradients, visible_gradient_faults
-from conformance.host import Host, Interrupted
+from conformance.host import Host
 from conformance.inputs import lattice_of, plainly, shipped_cases
-from conformance.judge import TrialVerdict, combine, judge, observed_of, visible_faults
+from conformance.judge import TrialVerdict, combine, judge, judge_block, observed_of, visible_faults
 from conformance.kept import Failure
 from conformance.plan import Group
-from conformance.record import ArrayPair, CaseSummary, Example, Finding, Incident, Line, Trial
+from conformance.process import Interrupted
+from conformance.record import ArrayPair, BlockLine, CaseSummary, Example, Finding, Incident, Line, Trial
 from conformance.record import Phase as TrialPhase
 from conformance.relation import Pair, judge_relation
 from conformance.repro import render_repro
@@ -58,7 +62,7 @@ class Settings:
     examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
     shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept
         failures, None to keep none; remembered: try only the failures of one group that this folder holds; keep:
-        writes a case file and returns its path.
+        writes a case file and returns its path; campaign: further cases, in blocks.
     """
 
     examples: int
@@ -69,6 +73,7 @@ class Settings:
     database: Path | None = None
     remembered: Path | None = None
     keep: Callable[[Group, Case, Failure], Path] | None = None
+    campaign: Campaign | None = None
     stopped: Callable[[], bool] = field(default=lambda: False)
 
 
@@ -124,6 +129,8 @@ class _Examination:
     emit: Callable[[Line], None]
     remaining: set[str]
     verdicts: list[TrialVerdict] = field(default_factory=list)
+    trials: int = 0
+    excluded: frozenset[str] = frozenset()
     seconds: float = 0.0
     broken_in_a_row: int = 0
     path: str = ""
@@ -141,14 +148,20 @@ class _Examination:
         try:
             if relation in (REFERENCE, GRADIENT):
                 observed = self.run(case)
-                ask = partial(judge, unwanted=self.spoilers) if relation == REFERENCE else judge_gradients
-                verdict, shown = ask(case, observed, frozenset(self.remaining)), Pair(case=case, observed=observed)
+                verdict, shown = self.compared(case, observed), Pair(case=case, observed=observed)
             else:
                 verdict, pair = judge_relation(relation, case, self.run, frozenset(self.remaining))
                 shown = pair or Pair(case=case, observed=self.latest)
         except _NotObserved as nothing:
             return _Judged(case=case, verdict=nothing.verdict, shown=None, path=self.path, seconds=None)
         return _Judged(case=case, verdict=verdict, shown=shown, path=self.path, seconds=self.seconds - before)
+
+    def compared(self, case: Case, observed: Observed) -> TrialVerdict:
+        """The verdict on an observation."""
+        ask = judge_gradients
+        if self.group.requirement.relation == REFERENCE:
+            ask = partial(judge, unwanted=self.spoilers)
+        return ask(case, observed, frozenset(self.remaining))
 
     def run(self, case: Case) -> Observed:
         """Have the candidate run one case; _NotObserved where it breaks, or where another path ran."""
@@ -158,11 +171,17 @@ class _Examination:
             raise _NotObserved(answer)
         self.seconds += answer.seconds
         self.path, self.latest = answer.path, answer.observed
-        wanted = self.group.candidate.variant.attestable(case.cell, case.initial, case.features)
-        if answer.path not in wanted:
-            paths = " or ".join(map(repr, wanted))
-            raise _NotObserved(Inconclusive(why=f"another path ran: {answer.path!r}, wanted {paths}"))
+        astray = self.astray(case, answer.path)
+        if astray is not None:
+            raise _NotObserved(astray)
         return answer.observed
+
+    def astray(self, case: Case, path: str) -> Inconclusive | None:
+        """What to say where another path ran than the variant declares."""
+        wanted = self.group.candidate.variant.attestable(case.cell, case.initial, case.features)
+        if path in wanted:
+            return None
+        return Inconclusive(why=f"another path ran: {path!r}, wanted {' or '.join(map(repr, wanted))}")
 
     def trial(self, case: Case, phase: TrialPhase) -> _Judged:
         """Run, judge and record one case."""
@@ -174,6 +193,7 @@ class _Examination:
         """Count a judged case and append it to the record."""
         case, verdict = judged.case, judged.verdict
         self.verdicts.append(verdict)
+        self.trials += 1
         self.broken_in_a_row = self.broken_in_a_row + 1 if isinstance(verdict, Broken) else 0
         if isinstance(verdict, Agrees):
             self.remaining -= verdict.excluded
@@ -197,6 +217,100 @@ class _Examination:
             )
         )
 
+    def block(self, block: Block, answer: Observations) -> _Failure | None:
+        """Judge and record the cases of a block, up to the first that diverges."""
+        places, observed, paths = self._gathered(block, answer)
+        agreeing, worst, compared, judged = 0, 0.0, 0, block.count - len(places)
+        failure: _Failure | None = None
+        if observed is not None:
+            for row, verdict in enumerate(judge_block(block, places, observed, self.remaining)):
+                judged += 1
+                if isinstance(verdict, Agrees):
+                    agreeing += 1
+                    worst, compared = max(worst, verdict.share), compared + verdict.compared
+                    self.remaining -= verdict.excluded
+                    self.excluded |= verdict.excluded
+                    continue
+                case = block.case(places[row])
+                shown = Pair(case=case, observed=observed.row(row))
+                trial = _Judged(case=case, verdict=verdict, shown=shown, path=paths[row], seconds=None)
+                self.record(trial, "campaign")
+                if failure := trial.failure:
+                    break
+        size = block.first.shape
+        line = BlockLine(
+            candidate=self.group.candidate.name,
+            requirement=self.group.requirement.name,
+            dtype=self.group.dtype,
+            block=block.index,
+            cases=judged,
+            agreeing=agreeing,
+            excluded=tuple(sorted(self.excluded)),
+            digest=block.digest,
+            origin=block.origin,
+            shape=(size.batch, size.time, size.features, size.hidden),
+            batched=block.first.batched,
+            initial=block.first.initial,
+            share=worst,
+            compared=compared,
+            path=paths[0] if paths else "",
+            seconds=answer.seconds,
+        )
+        self.emit(line)
+        self.recall(line)
+        return failure
+
+    def recall(self, line: BlockLine) -> None:
+        """Count the agreeing cases of a block."""
+        if line.agreeing:
+            self.verdicts.append(Agrees(excluded=frozenset(line.excluded), share=line.share, compared=line.compared))
+            self.broken_in_a_row = 0
+        self.trials += line.agreeing
+        self.seconds += line.seconds
+        self.excluded |= frozenset(line.excluded)
+        # Asking every case which faults it rules out costs more than all the rest: one block does it for all.
+        self.remaining.clear()
+
+    def _gathered(self, block: Block, answer: Observations) -> tuple[list[int], Observed | None, list[str]]:
+        """What was observed of a block, asking one by one for what its answer lacks; what was not is recorded."""
+        if not answer.apart and all(self.astray(block.first, path) is None for path in set(answer.paths)):
+            return list(answer.places), answer.observed, list(answer.paths)
+        own = dict(zip(answer.places, enumerate(answer.paths), strict=True))
+        places, rows, paths, broken = [], [], [], False
+        for place in range(block.count):
+            case = block.case(place)
+            try:
+                if place in own and answer.observed is not None:
+                    row, self.path = own[place]
+                    observed = answer.observed.row(row)
+                    if astray := self.astray(case, self.path):
+                        raise _NotObserved(astray)
+                else:
+                    observed = self.run(case)
+            except _NotObserved as nothing:
+                broken = broken or isinstance(nothing.verdict, Broken)
+                lost = _Judged(case=case, verdict=nothing.verdict, shown=None, path=self.path, seconds=None)
+                self.record(lost, "campaign")
+                if self.hopeless:
+                    break
+                continue
+            self.broken_in_a_row = 0
+            places.append(place)
+            rows.append(observed)
+            paths.append(self.path)
+        if answer.broken is not None and not broken:
+            died = answer.broken
+            self.emit(
+                Incident(
+                    candidate=self.group.candidate.name,
+                    what=f"{died.message}; one by one its {block.count} cases were all answered",
+                    exit_code=died.exit_code,
+                    signal=died.signal,
+                    stderr_tail=died.stderr_tail,
+                )
+            )
+        return places, together(rows) if rows else None, paths
+
     @property
     def hopeless(self) -> bool:
         """Whether the worker has broken so often in a row that trying on tells nothing."""
@@ -219,10 +333,11 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
     else:
         shipped = None if settings.remembered is not None else _shipped(state)
         generated = _generated(state)
-        failed = generated or shipped
+        marched = None if shipped or generated else _campaign(state)
+        failed = generated or marched or shipped
         verdict = combine(state.verdicts, required=visible)
         # The shipped case tells faults apart best, the shrunk one is the easiest to read.
-        telling = shipped or generated
+        telling = shipped or generated or marched
         unnamed = isinstance(verdict, Diverges) and not verdict.faults and group.requirement.relation == REFERENCE
         if unnamed and telling is not None:
             told = Diverges(faults=(), evidence=telling.verdict.evidence)
@@ -233,7 +348,7 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
     return _finding(
         group,
         overall,
-        trials=len(state.verdicts),
+        trials=state.trials,
         seconds=state.seconds,
         visible=visible,
         example=None if failed is None else _example(group, settings, failed, host.version),
@@ -347,6 +462,40 @@ def _generated(state: _Examination) -> _Failure | None:
     if failure is not None:
         state.record(failure.judged, "shrunk")
     return failure
+
+
+def _campaign(state: _Examination) -> _Failure | None:
+    """Try the blocks of a campaign, up to the first case that diverges.
+
+    While the worker is at one block the one before it is judged.
+    """
+    group, chosen = state.group, state.settings
+    campaign = chosen.campaign
+    if campaign is None or not plainly(group.requirement) or state.hopeless:
+        return None
+    lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
+    for line in campaign.begun(group):
+        state.recall(line)
+    todo = (block_at(chosen.seed, group, index, count, lattice) for index, count in campaign.blocks(group))
+    block = next(todo, None)
+    if block is not None:
+        state.host.begin(block)
+    while block is not None and not state.hopeless:
+        if chosen.stopped():
+            raise Interrupted
+        answer = state.host.finish(block)
+        after = next(todo, None)
+        if after is not None and not answer.apart:
+            state.host.begin(after)
+        failure = state.block(block, answer)
+        if failure is not None:
+            if after is not None and not answer.apart:
+                state.host.finish(after)
+            return failure
+        if after is not None and answer.apart:
+            state.host.begin(after)
+        block = after
+    return None
 
 
 def _seed(group: Group, base: int) -> int:

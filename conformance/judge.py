@@ -6,19 +6,20 @@ out, and where a fault that the requirement exists for was not ruled out the ans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TypeAlias, assert_never
 
 import numpy as np
 
 from conformance.algebra import Exact, Rounded
+from conformance.block import Block
 from conformance.case import Case, Initial, Padding, make_case
 from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen
+from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen, shares_of
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.rounding import Arithmetic, Array, arithmetic_of
@@ -131,6 +132,24 @@ def judge(case: Case, observed: Observed, against: Iterable[str], *, unwanted: I
     if wanted and not excluded:
         return Inconclusive(why="this case looks the same under every fault asked about", missing=wanted)
     return Agrees(excluded=excluded, share=reference.worst, compared=reference.compared)
+
+
+def judge_block(
+    block: Block, places: Sequence[int], observed: Observed, against: Collection[str]
+) -> Iterator[TrialVerdict]:
+    """The verdicts on those cases of a block of which `observed` holds the observations, in their order.
+
+    All at once where nothing is asked but whether they agree; whatever does not plainly agree is judged by itself.
+    against: asked anew before every case, so the caller may take out what has been ruled out.
+    """
+    first = block.first
+    worst = shares_of(block.together(places), observed) if first.stepwise and not against else None
+    size = sum(values[0].size for values in observed.arrays().values())
+    for row, place in enumerate(places):
+        if worst is not None and worst[row] <= 1.0:
+            yield Agrees(excluded=frozenset(), share=float(worst[row]), compared=size)
+        else:
+            yield judge(block.case(place), observed.row(row), frozenset(against))
 
 
 def _explained(case: Case, observed: Observed, names: Iterable[str]) -> Iterator[dict[str, float]]:

@@ -24,7 +24,8 @@ from conformance.cells import cell_named
 from conformance.discover import data_folder, find_adapters
 from conformance.environments import Interpreter, from_path
 from conformance.errors import ConformanceError, SpecError
-from conformance.host import Host, Observation
+from conformance.exchange import Observation
+from conformance.host import Host
 from conformance.judge import combine, judge
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.requirement import REQUIREMENTS, Requirement

@@ -21,7 +21,7 @@ from conformance.errors import RecordError
 from conformance.verdict import Owner, Verdict
 
 FORMAT: Final = "rnn-conformance-record-1"
-Phase = Literal["shipped", "generated", "shrunk", "file"]
+Phase = Literal["shipped", "generated", "campaign", "shrunk", "file"]
 Nested: TypeAlias = list[Any]
 
 
@@ -55,7 +55,11 @@ class FaultEntry(Struct, frozen=True, kw_only=True):
 
 
 class Header(_Line, frozen=True, kw_only=True, tag="header"):
-    """The first line. seed, examples: what the generated cases depend on."""
+    """The first line.
+
+    seed, examples, cases: what the generated cases depend on; cases: of a campaign, in all, 0 for none; shard: of how
+    many shards which one this is, from 1.
+    """
 
     format: str
     harness: str
@@ -66,6 +70,8 @@ class Header(_Line, frozen=True, kw_only=True, tag="header"):
     candidates: tuple[str, ...]
     requirements: tuple[RequirementEntry, ...]
     faults: dict[str, tuple[FaultEntry, ...]]
+    cases: int = 0
+    shard: tuple[int, int] = (1, 1)
 
 
 class CandidateLine(_Line, frozen=True, kw_only=True, tag="candidate"):
@@ -105,6 +111,33 @@ class Trial(_Line, frozen=True, kw_only=True, tag="trial"):
     verdict: Verdict
     path: str
     seconds: float | None
+
+
+class BlockLine(_Line, frozen=True, kw_only=True, tag="block"):
+    """Many cases of a campaign on one candidate; those that do not agree have trials of their own before this line.
+
+    block: its number; cases: how many were judged; agreeing: how many of them agree. excluded: the faults that it, and
+    the blocks before it, have ruled out beyond the ordinary cases. shape, batched, initial, origin: what its cases have
+    in common; digest: of all their numbers. share: the largest share of the bound that an agreeing one used; compared:
+    numbers, over all of these. path: the attested one; seconds: the adapter's own time, over all of them.
+    """
+
+    candidate: str
+    requirement: str
+    dtype: str
+    block: int
+    cases: int
+    agreeing: int
+    excluded: tuple[str, ...]
+    digest: str
+    origin: str
+    shape: tuple[int, int, int, int]
+    batched: bool
+    initial: str
+    share: float
+    compared: int
+    path: str
+    seconds: float
 
 
 class Incident(_Line, frozen=True, kw_only=True, tag="incident"):
@@ -331,7 +364,18 @@ class Footer(_Line, frozen=True, kw_only=True, tag="footer"):
 
 
 Line: TypeAlias = (
-    Header | CandidateLine | Trial | Incident | Finding | Probe | Gate | KnownList | BenchLine | ScanLine | Footer
+    Header
+    | CandidateLine
+    | Trial
+    | BlockLine
+    | Incident
+    | Finding
+    | Probe
+    | Gate
+    | KnownList
+    | BenchLine
+    | ScanLine
+    | Footer
 )
 
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
@@ -345,6 +389,7 @@ class Record(Struct, frozen=True, kw_only=True):
     header: Header
     candidates: tuple[CandidateLine, ...] = ()
     trials: tuple[Trial, ...] = ()
+    blocks: tuple[BlockLine, ...] = ()
     incidents: tuple[Incident, ...] = ()
     findings: tuple[Finding, ...] = ()
     benches: tuple[BenchLine, ...] = ()
@@ -457,6 +502,7 @@ def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
         header=header,
         candidates=tuple(line for line in lines if isinstance(line, CandidateLine)),
         trials=tuple(line for line in lines if isinstance(line, Trial)),
+        blocks=tuple(line for line in lines if isinstance(line, BlockLine)),
         incidents=tuple(line for line in lines if isinstance(line, Incident)),
         findings=tuple(line for line in lines if isinstance(line, Finding)),
         benches=tuple(line for line in lines if isinstance(line, BenchLine)),

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 from conformance.errors import RecordError
 from conformance.plan import Group
-from conformance.record import CandidateLine, Finding, Gate, Header, Incident, KnownList, Line, Probe, Record, Trial
+from conformance.record import (
+    BlockLine,
+    CandidateLine,
+    Finding,
+    Gate,
+    Header,
+    Incident,
+    KnownList,
+    Line,
+    Probe,
+    Record,
+    Trial,
+)
 from conformance.verdict import Broken, core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """What of a record stays, and what is left to do. lines: what follows the header; complete: nothing is left."""
+    """What of a record stays, and what is left to do.
+
+    lines: what follows the header; begun: the blocks of groups that were not finished, by candidate, requirement and
+    dtype; complete: nothing is left.
+    """
 
     header: Header
     lines: tuple[Line, ...]
     todo: tuple[Group, ...]
+    begun: Mapping[tuple[str, str, str], tuple[BlockLine, ...]] = field(default_factory=dict)
     complete: bool = False
 
     @property
@@ -51,14 +69,16 @@ def resumption(record: Record, head: Header, own: Sequence[Line], groups: Sequen
     ------
     RecordError: the record is of another question, seed or selection.
     """
-    begun = (*(line for line in (record.gate, record.known) if line is not None),)
+    asked = (*(line for line in (record.gate, record.known) if line is not None),)
     for what, got, wanted in (
         ("seed", record.header.seed, head.seed),
         ("number of examples", record.header.examples, head.examples),
+        ("number of cases", record.header.cases, head.cases),
+        ("shard", record.header.shard, head.shard),
         ("harness", record.header.harness, head.harness),
         ("set of candidates", record.header.candidates, head.candidates),
         ("set of requirements", record.header.requirements, head.requirements),
-        ("question, or list of known divergences", begun, tuple(own)),
+        ("question, or list of known divergences", asked, tuple(own)),
     ):
         if got != wanted:
             raise RecordError(
@@ -68,12 +88,34 @@ def resumption(record: Record, head: Header, own: Sequence[Line], groups: Sequen
                 wanted=str(wanted)[:200],
                 hint="ask what was asked when it was begun, or start anew without --resume",
             )
-    kept = tuple(_kept(record))
+    begun = _begun(record)
+    kept = (*_kept(record), *(line for lines in begun.values() for line in lines))
     done = {(line.candidate, line.requirement, line.dtype) for line in kept if isinstance(line, Finding)}
     todo = tuple(g for g in groups if (g.candidate.name, g.requirement.name, g.dtype) not in done)
     return Resumption(
-        header=record.header, lines=(*begun, *kept), todo=todo, complete=record.footer is not None and not todo
+        header=record.header,
+        lines=(*asked, *kept),
+        todo=todo,
+        begun=begun,
+        complete=record.footer is not None and not todo,
     )
+
+
+def _begun(record: Record) -> dict[tuple[str, str, str], tuple[BlockLine, ...]]:
+    """Of every group that was not finished the blocks up to the first that does not agree throughout.
+
+    That one, and what came after it, is tried again: a divergence has to be shown, and reduced.
+    """
+    done = {(line.candidate, line.requirement, line.dtype) for line in record.findings}
+    found: dict[tuple[str, str, str], list[BlockLine]] = {}
+    for line in record.blocks:
+        key = (line.candidate, line.requirement, line.dtype)
+        if key not in done:
+            found.setdefault(key, []).append(line)
+    return {
+        key: tuple(takewhile(lambda line: line.agreeing == line.cases, sorted(lines, key=lambda line: line.block)))
+        for key, lines in found.items()
+    }
 
 
 def _kept(record: Record) -> Iterator[Line]:
@@ -88,7 +130,13 @@ def _kept(record: Record) -> Iterator[Line]:
                 continue
             case CandidateLine(name=name):
                 pass
-            case Trial(candidate=name) | Incident(candidate=name) | Finding(candidate=name) | Probe(candidate=name):
+            case (
+                Trial(candidate=name)
+                | BlockLine(candidate=name)
+                | Incident(candidate=name)
+                | Finding(candidate=name)
+                | Probe(candidate=name)
+            ):
                 pass
             case Header() | Gate() | KnownList() | _:
                 continue

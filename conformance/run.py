@@ -22,8 +22,9 @@ from conformance.errors import ConformanceError, EnvironmentUnavailable
 from conformance.examine import Settings, examine
 from conformance.faults import CATALOGUE
 from conformance.gradient_faults import gradient_catalogue
-from conformance.host import Host, Interrupted
+from conformance.host import Host
 from conformance.plan import Candidate, Group, interpreter_of
+from conformance.process import Interrupted
 from conformance.record import (
     FORMAT,
     CandidateLine,
@@ -76,6 +77,7 @@ class Silent:
 def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]) -> Header:
     """The header of a record for these groups."""
     requirements = {group.requirement.name: group.requirement for group in groups}
+    campaign = settings.campaign
     cells = {requirement.cell for requirement in requirements.values()}
     evaluations: dict[str, set[Evaluation]] = {cell: set() for cell in cells}
     for group in groups:
@@ -104,6 +106,8 @@ def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]
             cell: tuple(_faults(cell, [r for r in requirements.values() if r.cell == cell], evaluations[cell]))
             for cell in sorted(cells)
         },
+        cases=0 if campaign is None else sum(campaign.cases.values()),
+        shard=(1, 1) if campaign is None else campaign.shard,
     )
 
 

@@ -7,8 +7,8 @@ is cheap, and every choice shrinks toward the readable: small shapes, zeros, con
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -75,20 +75,29 @@ class Signature:
         return ", ".join(parts if self.batched else [*parts, "unbatched"])
 
 
-def build(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Numbers:
+    """The arrays of a signature, not rounded yet; all with the same leading axes."""
+
+    parameters: Mapping[str, Array]
+    x: Array
+    h0: Array
+    c0: Array | None
+    hidden: int
+    output: int
+
+
+def numbers(
     signature: Signature,
+    generator: np.random.Generator,
     *,
     cell: str,
-    dtype: str,
-    initial: Initial,
-    zeroed: tuple[str, ...] = (),
-    features: tuple[str, ...] = (),
-    padding: Padding = "zeros",
-) -> Case:
-    """The case of a signature, with those of the features that a case can have."""
-    generator = np.random.default_rng(signature.seed)
+    layers: int = 1,
+    directions: int = 1,
+    lead: tuple[int, ...] = (),
+) -> Numbers:
+    """Draw the arrays of a signature, under leading axes where many cases are drawn at once."""
     kind, size = cell_named(cell), signature.shape
-    layers, directions = (2 if "layers" in features else 1), (2 if "bidirectional" in features else 1)
     blocks = layers * directions
     hidden = max(size.hidden, 2) if kind.projected else size.hidden
     output = max(1, 2 * hidden // 3) if kind.projected else hidden
@@ -96,12 +105,12 @@ def build(
     largest = min(signature.scale, _LARGEST_SCALE.get(cell, signature.scale))
 
     def filled(name: str, shape: tuple[int, ...], scale: float, draw: Callable[[tuple[int, ...]], Array]) -> Array:
-        generic = scale * draw(shape)  # drawn in any case: overlays must not shift the numbers of other arrays
+        generic = scale * draw((*lead, *shape))  # in any case: overlays must not shift the numbers of other arrays
         match fills.get(_group(name), _FILLS):
             case 0:
-                return np.zeros(shape)
+                return np.zeros((*lead, *shape))
             case 1:
-                return np.full(shape, 0.5)
+                return np.full((*lead, *shape), 0.5)
             case _:
                 rounded: Array = np.round(generic, signature.decimals)
                 return rounded
@@ -118,12 +127,33 @@ def build(
         h0 = np.maximum(h0, 0.125)
     memory = (size.batch, blocks * hidden)
     c0 = filled("c0", memory, 1.0, generator.standard_normal) if kind.carry is not None else None
+    return Numbers(parameters=parameters, x=x, h0=h0, c0=c0, hidden=hidden, output=output)
+
+
+def build(
+    signature: Signature,
+    *,
+    cell: str,
+    dtype: str,
+    initial: Initial,
+    zeroed: tuple[str, ...] = (),
+    features: tuple[str, ...] = (),
+    padding: Padding = "zeros",
+) -> Case:
+    """The case of a signature, with those of the features that a case can have."""
+    layers, directions = (2 if "layers" in features else 1), (2 if "bidirectional" in features else 1)
+    blocks = layers * directions
+    size, kind = signature.shape, cell_named(cell)
+    generator = np.random.default_rng(signature.seed)
+    drawn = numbers(signature, generator, cell=cell, layers=layers, directions=directions)
+    hidden, output = drawn.hidden, drawn.output
+    memory = (size.batch, blocks * hidden)
     lengths, cotangents = None, {}
     if "lengths" in features:
-        drawn = generator.integers(1, size.time + 1, size.batch)
-        drawn[0] = size.time
-        drawn[-1] = min(drawn[-1], max(size.time - 1, 1))
-        lengths = tuple(int(n) for n in drawn)
+        ends = generator.integers(1, size.time + 1, size.batch)
+        ends[0] = size.time
+        ends[-1] = min(ends[-1], max(size.time - 1, 1))
+        lengths = tuple(int(n) for n in ends)
     if "gradients" in features:
         shapes = {"outputs": (size.batch, size.time, directions * output), "final_state": (size.batch, blocks * output)}
         if kind.carry is not None:
@@ -132,11 +162,11 @@ def build(
     case = make_case(
         cell=cell,
         dtype=dtype,
-        parameters=parameters,
-        x=x,
+        parameters=drawn.parameters,
+        x=drawn.x,
         initial=initial,
-        h0=h0,
-        c0=c0,
+        h0=drawn.h0,
+        c0=drawn.c0,
         batched=signature.batched,
         lengths=lengths,
         reverse="reverse" in features,
@@ -188,14 +218,22 @@ def cases(
 
     unbatched: whether unbatched inputs are drawn too; zeroed: parameters held at zero; lattice: shapes to draw from.
     """
+    signature = draw(signatures(cell=cell, lattice=lattice))
+    if not unbatched:
+        signature = replace(signature, batched=True)
+    return build(signature, cell=cell, dtype=dtype, initial=initial, zeroed=zeroed, features=features, padding=padding)
+
+
+@st.composite
+def signatures(draw: st.DrawFn, *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE) -> Signature:
+    """Signatures of cases of one cell."""
     shape, batched = draw(st.sampled_from(lattice))
     groups = dict.fromkeys(_group(name) for name in (*cell_named(cell).parameters, "x", "h0"))
-    signature = Signature(
+    return Signature(
         shape=shape,
-        batched=batched or not unbatched,
+        batched=batched,
         scale=draw(_SCALES),
         decimals=draw(_DECIMALS),
         fills=tuple((group, draw(_FILL)) for group in groups),
         seed=draw(_SEEDS),
     )
-    return build(signature, cell=cell, dtype=dtype, initial=initial, zeroed=zeroed, features=features, padding=padding)

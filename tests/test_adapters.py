@@ -28,7 +28,7 @@ from conformance.case import INITIALS, Case
 from conformance.cells import CELLS, cell_named
 from conformance.compare import Observed, compare
 from conformance.discover import find_adapters
-from conformance.host import LAUNCH
+from conformance.process import LAUNCH
 from conformance.repro import TEMPLATE
 from conformance.strategies import LATTICE, Signature, build
 from conformance.worker import wire

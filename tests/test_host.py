@@ -20,10 +20,12 @@ from conformance.case import INITIALS, Case, Initial
 from conformance.compare import check_shapes
 from conformance.discover import read_adapter
 from conformance.environments import Interpreter, current
+from conformance.exchange import Observation
 from conformance.gradient import check_gradients
-from conformance.host import MAX_RESTARTS, TAIL_BYTES, Host, Observation, signal_name
+from conformance.host import MAX_RESTARTS, Host, signal_name
 from conformance.judge import judge
 from conformance.plan import Candidate
+from conformance.process import TAIL_BYTES
 from conformance.strategies import LATTICE, Signature, build
 from conformance.verdict import Agrees, Broken
 

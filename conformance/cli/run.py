@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.text import Text
 
+from conformance.campaign import Campaign, spread
 from conformance.candidate import parse_spec
 from conformance.case import Case, asked_of_cases
 from conformance.cli.known import known_lines, known_option
@@ -21,12 +24,14 @@ from conformance.errors import ConformanceError, SpecError
 from conformance.examine import Settings
 from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
+from conformance.order import ordered
 from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Footer, RecordWriter, read_record
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
 from conformance.report.text import print_known, print_summary
 from conformance.requirement import REQUIREMENTS, select_requirements
+from conformance.resume import Resumption, resumption
 from conformance.rounding import DTYPES
 from conformance.run import header
 from conformance.run import run as run_groups
@@ -65,6 +70,19 @@ from conformance.verdict import Broken, core
 @click.option("--wide", is_flag=True, help="Draw long and broad cases, too: T to 512, H to 256, in every dtype.")
 @click.option("--forget", is_flag=True, help="Do not replay or keep failures in the example database.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@click.option(
+    "--cases",
+    type=click.IntRange(min=1),
+    help="A campaign: so many further cases in all, the same ones for every candidate, in blocks.",
+)
+@click.option("--shard", metavar="I/N", help="Of the campaign's blocks only every N-th, from the I-th on.")
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.Path(path_type=Path),
+    metavar="RECORD",
+    help="Go on with the record of an interrupted run; everything else as it was asked then.",
+)
 @known_option
 @click.option("--update-known", is_flag=True, help="Rewrite the file of --known to what this run shows.")
 @adapter_option
@@ -81,6 +99,9 @@ def run(
     wide: bool,
     forget: bool,
     quiet: bool,
+    cases: int | None,
+    shard: str | None,
+    resumed: Path | None,
     known_file: str | None,
     update_known: bool,
     adapter_folders: tuple[Path, ...],
@@ -99,7 +120,8 @@ def run(
         _refuse_partial(known_file, pattern, dtypes, case_file)
     elif held and only is not None:
         raise SpecError("a single case cannot be held to a list of known divergences", where="--known with --case")
-    path = new_record(output, "run")
+    campaign = _campaign(groups, cases, shard)
+    path = new_record(output, "run") if resumed is None else resumed
     settings = Settings(
         examples=examples,
         seed=seed,
@@ -107,10 +129,20 @@ def run(
         only=only,
         database=None if forget else cache_root() / "examples",
         keep=keeper(path),
+        campaign=campaign,
     )
+    head = header(groups, settings, sys.argv[1:])
+    rest = Resumption(header=head, lines=tuple(held), todo=tuple(groups))
+    if resumed is not None:
+        rest = resumption(read_record(resumed), head, held, groups)
+        if campaign is not None:
+            settings = replace(settings, campaign=replace(campaign, done=rest.begun))
     console = Console()
-    with RecordWriter(path, header(groups, settings, sys.argv[1:]), held) as writer:
-        complete = _run(groups, settings, writer, console, quiet=quiet, deadline=deadline)
+    complete = rest.complete or _run(rest, settings, path, console, quiet=quiet, deadline=deadline)
+    if campaign is not None and complete:
+        record = read_record(path)
+        with RecordWriter(path, record.header, ordered(record)):
+            pass
     _present(path, console)
     if update_known and known_file is not None:
         _update(known_file, path, complete=complete)
@@ -177,24 +209,32 @@ def _groups(
     return groups
 
 
+def _campaign(groups: Sequence[Group], cases: int | None, shard: str | None) -> Campaign | None:
+    """What --cases and --shard ask for."""
+    if cases is None:
+        if shard is not None:
+            raise SpecError("only a campaign has shards", got=f"--shard {shard}", wanted="--cases N --shard I/N")
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", shard or "1/1", re.ASCII)
+    if match is None or int(match[1]) > int(match[2]):
+        raise SpecError("cannot read the shard", got=repr(shard), wanted="I/N with I from 1 to N, e.g. 1/4")
+    return Campaign(cases=spread(cases, groups), shard=(int(match[1]), int(match[2])))
+
+
 def _run(
-    groups: Sequence[Group],
-    settings: Settings,
-    writer: RecordWriter,
-    console: Console,
-    *,
-    quiet: bool,
-    deadline: float | None,
+    rest: Resumption, settings: Settings, path: Path, console: Console, *, quiet: bool, deadline: float | None
 ) -> bool:
-    """Run and write the footer; False when interrupted."""
-    try:
-        with display(groups, console, quiet=quiet) as progress:
-            findings = run_groups(groups, settings, writer.write, progress, case_seconds=deadline)
-    except KeyboardInterrupt:
-        click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
-        return False
-    trials = sum(finding.trials for finding in findings)
-    writer.write(Footer(finished=now(), trials=trials, findings=len(findings)))
+    """Run what is left and write the footer; False when interrupted."""
+    with RecordWriter(path, rest.header, rest.lines) as writer:
+        try:
+            with display(rest.todo, console, quiet=quiet) as progress:
+                found = run_groups(rest.todo, settings, rest.guarded(writer.write), progress, case_seconds=deadline)
+        except KeyboardInterrupt:
+            text = f"interrupted: the record holds what was done so far, and says so; go on with --resume {path}"
+            click.echo(text, err=True)
+            return False
+        findings = [*rest.findings, *found]
+        writer.write(Footer(finished=now(), trials=sum(f.trials for f in findings), findings=len(findings)))
     return True
 
 

@@ -109,6 +109,8 @@ def answer(adapter: Any, stopwatch: Stopwatch, message: Message) -> Message:
     """The answer to a message about a case, or about the call that was made ready."""
     if message.kind == "time":
         return stopwatch.time(int(message.body["calls"]), int(message.body["warm"]))
+    if message.kind == "block":
+        return observe_block(adapter.run, message)
     case = case_of(message)
     if message.kind == "prepare":
         return stopwatch.prepare(adapter, case, str(message.body["level"]))
@@ -171,3 +173,34 @@ def observe(run: Callable[[WorkerCase], Any], case: WorkerCase) -> Message:
             raise ContractError(f"{name} is {type(values).__name__}, wanted a NumPy array")
         tensors[name] = Tensor(values, result.dtype)
     return Message("observation", {"path": str(result.path), "seconds": seconds}, tensors)
+
+
+def observe_block(run: Callable[[WorkerCase], Any], message: Message) -> Message:
+    """Run the cases of a block one after another and pack what is of one form; the others are named as ``apart``.
+
+    A case that fails, or whose answer has other arrays, shapes or dtypes than the first one's, is left to be asked
+    for by itself: then its failure is told in full.
+    """
+    places, paths, seconds, apart = [], [], [], []
+    form: Any = None
+    rows: dict[str, list[Any]] = {}
+    for place in range(int(message.body["count"])):
+        own = {name: Tensor(tensor.values[place], tensor.dtype) for name, tensor in message.tensors.items()}
+        try:
+            answer = observe(run, case_of(Message("case", message.body, own)))
+        except Exception:
+            apart.append(place)
+            continue
+        its = {name: (t.values.shape, t.values.dtype, t.dtype) for name, t in answer.tensors.items()}
+        if form is None:
+            form, rows = its, {name: [] for name in its}
+        if its != form:
+            apart.append(place)
+            continue
+        places.append(place)
+        paths.append(answer.body["path"])
+        seconds.append(answer.body["seconds"])
+        for name, tensor in answer.tensors.items():
+            rows[name].append(tensor.values)
+    tensors = {name: Tensor(np.stack(values), form[name][2]) for name, values in rows.items()}
+    return Message("observations", {"places": places, "paths": paths, "seconds": seconds, "apart": apart}, tensors)

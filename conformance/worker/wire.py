@@ -24,9 +24,10 @@ CONTAINERS: dict[str, Any] = {"float32": np.dtype("<f4"), "float64": np.dtype("<
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # Prefixes of array names: what a gradient is asked for with, gradients, and inputs as they were after the call.
 COTANGENT, GRADIENT, AFTER = "cotangent:", "gradient:", "after:"
-# The last three pairs are of benchmarks: a call made ready, timed, and what its program costs before it runs.
+# A block is many cases of one kind, with an axis for the case in front of every array. The last three pairs are of
+# benchmarks: a call made ready, timed, and what its program costs before it runs.
 KINDS = (
-    *("hello", "ready", "case", "observation", "failure", "stop"),
+    *("hello", "ready", "case", "observation", "block", "observations", "failure", "stop"),
     *("prepare", "prepared", "time", "timed", "costs", "costed"),
 )
 

@@ -18,8 +18,8 @@ from conformance.candidate import Spec
 from conformance.case import Case
 from conformance.compare import Observed, compare
 from conformance.discover import find_adapters
-from conformance.host import LAUNCH
 from conformance.plan import Candidate, interpreter_of
+from conformance.process import LAUNCH
 from conformance.repro import render_repro
 from conformance.strategies import LATTICE, Signature, build
 

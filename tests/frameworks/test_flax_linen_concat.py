@@ -16,8 +16,9 @@ from conformance.candidate import Spec
 from conformance.case import Case, Initial, Shape, make_case
 from conformance.compare import compare
 from conformance.discover import data_folder, read_adapter
+from conformance.exchange import Observation
 from conformance.gradient import compare_gradients
-from conformance.host import Host, Observation
+from conformance.host import Host
 from conformance.judge import judge
 from conformance.plan import Candidate, interpreter_of
 from conformance.rounding import Array, round_to

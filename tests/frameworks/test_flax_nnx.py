@@ -14,8 +14,9 @@ from conformance.candidate import Adapter, Spec
 from conformance.case import Case
 from conformance.compare import Observed
 from conformance.discover import find_adapters
+from conformance.exchange import Observation
 from conformance.gradient import judge_gradients
-from conformance.host import Host, Observation
+from conformance.host import Host
 from conformance.plan import Candidate, interpreter_of
 from conformance.strategies import LATTICE, RELATION, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges

@@ -13,7 +13,8 @@ from conformance.case import Case, make_case
 from conformance.cells import cell_named
 from conformance.compare import compare
 from conformance.discover import find_adapters
-from conformance.host import Host, Observation
+from conformance.exchange import Observation
+from conformance.host import Host
 from conformance.judge import hypotheses, sharpest
 from conformance.plan import Candidate, interpreter_of
 from conformance.verdict import Broken

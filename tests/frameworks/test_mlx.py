@@ -17,7 +17,8 @@ from conformance.case import Case, Initial
 from conformance.cells import cell_named
 from conformance.discover import find_adapters
 from conformance.examine import Settings
-from conformance.host import Host, Observation
+from conformance.exchange import Observation
+from conformance.host import Host
 from conformance.judge import judge
 from conformance.plan import Candidate, interpreter_of, plan
 from conformance.record import Finding
