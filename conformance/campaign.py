@@ -178,7 +178,7 @@ def chunk(
         verbosity=Verbosity.quiet,
     )
     @seed(zlib.crc32(f"{base} {name} {number}".encode()))
-    @given(signatures(cell=cell, lattice=lattice))
+    @given(signatures(cell=cell, lattice=lattice, overlays=False))
     def collect(signature: Signature) -> None:
         found.append(signature)
 

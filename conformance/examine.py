@@ -189,7 +189,7 @@ class _Examination:
         self.record(judged, phase)
         return judged
 
-    def record(self, judged: _Judged, phase: TrialPhase) -> None:
+    def record(self, judged: _Judged, phase: TrialPhase, block: int | None = None) -> None:
         """Count a judged case and append it to the record."""
         case, verdict = judged.case, judged.verdict
         self.verdicts.append(verdict)
@@ -214,6 +214,7 @@ class _Examination:
                 verdict=verdict,
                 path=judged.path,
                 seconds=judged.seconds,
+                block=block,
             )
         )
 
@@ -234,7 +235,7 @@ class _Examination:
                 case = block.case(places[row])
                 shown = Pair(case=case, observed=observed.row(row))
                 trial = _Judged(case=case, verdict=verdict, shown=shown, path=paths[row], seconds=None)
-                self.record(trial, "campaign")
+                self.record(trial, "campaign", block.index)
                 if failure := trial.failure:
                     break
         size = block.first.shape
@@ -255,6 +256,7 @@ class _Examination:
             compared=compared,
             path=paths[0] if paths else "",
             seconds=answer.seconds,
+            diverges=failure is not None,
         )
         self.emit(line)
         self.recall(line)
@@ -290,7 +292,7 @@ class _Examination:
             except _NotObserved as nothing:
                 broken = broken or isinstance(nothing.verdict, Broken)
                 lost = _Judged(case=case, verdict=nothing.verdict, shown=None, path=self.path, seconds=None)
-                self.record(lost, "campaign")
+                self.record(lost, "campaign", block.index)
                 if self.hopeless:
                     break
                 continue

@@ -57,8 +57,8 @@ class FaultEntry(Struct, frozen=True, kw_only=True):
 class Header(_Line, frozen=True, kw_only=True, tag="header"):
     """The first line.
 
-    seed, examples, cases: what the generated cases depend on; cases: of a campaign, in all, 0 for none; shard: of how
-    many shards which one this is, from 1.
+    seed, examples, cases, drawn_by: what the generated cases depend on. cases: of a campaign, in all, 0 for none;
+    drawn_by: the libraries that draw them, with their versions. shard: which one of how many this is, from 1.
     """
 
     format: str
@@ -71,6 +71,7 @@ class Header(_Line, frozen=True, kw_only=True, tag="header"):
     requirements: tuple[RequirementEntry, ...]
     faults: dict[str, tuple[FaultEntry, ...]]
     cases: int = 0
+    drawn_by: str = ""
     shard: tuple[int, int] = (1, 1)
 
 
@@ -101,7 +102,7 @@ class CaseSummary(Struct, frozen=True, kw_only=True):
 
 
 class Trial(_Line, frozen=True, kw_only=True, tag="trial"):
-    """One case on one candidate. path: the attested path; seconds: the adapter's own time."""
+    """One case on one candidate. path: the attested path; seconds: the adapter's own time; block: of a campaign."""
 
     candidate: str
     requirement: str
@@ -111,15 +112,16 @@ class Trial(_Line, frozen=True, kw_only=True, tag="trial"):
     verdict: Verdict
     path: str
     seconds: float | None
+    block: int | None = None
 
 
 class BlockLine(_Line, frozen=True, kw_only=True, tag="block"):
     """Many cases of a campaign on one candidate; those that do not agree have trials of their own before this line.
 
-    block: its number; cases: how many were judged; agreeing: how many of them agree. excluded: the faults that it, and
-    the blocks before it, have ruled out beyond the ordinary cases. shape, batched, initial, origin: what its cases have
-    in common; digest: of all their numbers. share: the largest share of the bound that an agreeing one used; compared:
-    numbers, over all of these. path: the attested one; seconds: the adapter's own time, over all of them.
+    block: its number; cases: how many were judged, up to one that `diverges`; agreeing: how many agree. excluded: the
+    faults that it, and the blocks before it, have ruled out beyond the ordinary cases. shape, batched, initial, origin:
+    what its cases have in common; digest: of all their numbers. share: the largest share of the bound that an agreeing
+    one used; compared: numbers, over all of these. path: the attested one; seconds: the adapter's own time, over all.
     """
 
     candidate: str
@@ -138,6 +140,7 @@ class BlockLine(_Line, frozen=True, kw_only=True, tag="block"):
     compared: int
     path: str
     seconds: float
+    diverges: bool = False
 
 
 class Incident(_Line, frozen=True, kw_only=True, tag="incident"):

@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+import hypothesis
+import numpy as np
+
 from conformance import __version__
 from conformance.behaviours import BEHAVIOURS
 from conformance.case import Evaluation
@@ -107,6 +110,7 @@ def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]
             for cell in sorted(cells)
         },
         cases=0 if campaign is None else sum(campaign.cases.values()),
+        drawn_by=f"hypothesis {hypothesis.__version__}, numpy {np.__version__}",
         shard=(1, 1) if campaign is None else campaign.shard,
     )
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from conformance.case import Case, Initial, Padding, Shape, make_case
 from conformance.cells import cell_named
@@ -96,21 +97,30 @@ def numbers(
     directions: int = 1,
     lead: tuple[int, ...] = (),
 ) -> Numbers:
-    """Draw the arrays of a signature, under leading axes where many cases are drawn at once."""
+    """Draw the arrays of a signature; under a leading axis, where many cases are drawn at once.
+
+    There every case has overlays of its own, and the signature's are not used: else 32 cases might be one.
+    """
     kind, size = cell_named(cell), signature.shape
     blocks = layers * directions
     hidden = max(size.hidden, 2) if kind.projected else size.hidden
     output = max(1, 2 * hidden // 3) if kind.projected else hidden
     fills = dict(signature.fills)
+    overlays: dict[str, NDArray[np.int64]] = {}
     largest = min(signature.scale, _LARGEST_SCALE.get(cell, signature.scale))
 
     def filled(name: str, shape: tuple[int, ...], scale: float, draw: Callable[[tuple[int, ...]], Array]) -> Array:
         generic = scale * draw((*lead, *shape))  # in any case: overlays must not shift the numbers of other arrays
+        if lead:
+            own = overlays.setdefault(_group(name), generator.integers(0, _FILLS, lead))
+            values: Array = np.round(generic, signature.decimals)
+            values[own == ZERO], values[own == CONSTANT] = 0.0, 0.5
+            return values
         match fills.get(_group(name), _FILLS):
             case 0:
-                return np.zeros((*lead, *shape))
+                return np.zeros(shape)
             case 1:
-                return np.full((*lead, *shape), 0.5)
+                return np.full(shape, 0.5)
             case _:
                 rounded: Array = np.round(generic, signature.decimals)
                 return rounded
@@ -225,8 +235,10 @@ def cases(
 
 
 @st.composite
-def signatures(draw: st.DrawFn, *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE) -> Signature:
-    """Signatures of cases of one cell."""
+def signatures(
+    draw: st.DrawFn, *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE, overlays: bool = True
+) -> Signature:
+    """Signatures of cases of one cell, with overlays or without."""
     shape, batched = draw(st.sampled_from(lattice))
     groups = dict.fromkeys(_group(name) for name in (*cell_named(cell).parameters, "x", "h0"))
     return Signature(
@@ -234,6 +246,6 @@ def signatures(draw: st.DrawFn, *, cell: str, lattice: tuple[tuple[Shape, bool],
         batched=batched,
         scale=draw(_SCALES),
         decimals=draw(_DECIMALS),
-        fills=tuple((group, draw(_FILL)) for group in groups),
+        fills=tuple((group, draw(_FILL)) for group in groups if overlays),
         seed=draw(_SEEDS),
     )

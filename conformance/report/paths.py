@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from conformance.record import Record
+from conformance.record import BlockLine, Record, Trial
 from conformance.report.wording import count, label
 
 # What a path says of the case beyond a plain call; every path occurs with several of these.
@@ -16,9 +16,10 @@ _SHOWN: Final = 6
 def attested(record: Record) -> dict[str, tuple[str, ...]]:
     """By candidate, as the record's header names them, the attested paths without the features of their cases."""
     found: dict[str, dict[str, None]] = {}
-    for trial in record.trials:
-        if trial.path:
-            found.setdefault(trial.candidate, {})[_FEATURES.sub("", trial.path)] = None
+    lines: tuple[Trial | BlockLine, ...] = (*record.trials, *record.blocks)
+    for line in lines:
+        if line.path:
+            found.setdefault(line.candidate, {})[_FEATURES.sub("", line.path)] = None
     return {name: tuple(found[name]) for name in record.header.candidates if name in found}
 
 

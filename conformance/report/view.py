@@ -380,7 +380,10 @@ class _Builder:
         phases = [
             f"{len(list(group)):,} {phase}" for phase, group in groupby(sorted(t.phase for t in self.record.trials))
         ]
-        trials = count(len(self.record.trials), "trial") + (f" ({', '.join(phases)})" if phases else "")
+        blocks = self.record.blocks
+        phases += [f"{sum(line.agreeing for line in blocks):,} in {count(len(blocks), 'block')}"] if blocks else []
+        tried = len(self.record.trials) + sum(line.agreeing for line in blocks)
+        trials = count(tried, "trial") + (f" ({', '.join(phases)})" if phases else "")
         numbers = sum(v.compared if isinstance(v, Agrees) else 0 for v in (core(f.verdict) for f in findings))
         numbers += sum(v.evidence.compared for _, v in diverging(findings))
         items = [

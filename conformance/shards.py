@@ -1,0 +1,178 @@
+"""The shards of one campaign as one record: what an undivided run would have written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
+
+from msgspec.structs import replace
+
+from conformance.errors import RecordError
+from conformance.judge import TrialVerdict, combine
+from conformance.order import ordered
+from conformance.record import BlockLine, CandidateLine, Finding, Footer, Header, Incident, Line, Probe, Record, Trial
+from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Verdict, core
+
+_Key = tuple[str, str, str]
+
+
+def are_shards(records: Sequence[Record]) -> bool:
+    """Whether these records say of themselves that they are parts of something."""
+    return bool(records) and all(record.header.shard[1] > 1 for record in records)
+
+
+def joined(records: Sequence[Record]) -> Record:
+    """All shards of a campaign as one record.
+
+    Cases that every shard has tried (the ordinary ones) count once. An undivided run stops after the first block that
+    diverges, so what other shards tried beyond it is left out.
+
+    Raises
+    ------
+    RecordError: a shard is missing, there twice or incomplete; or they are not of one campaign.
+    """
+    parts = sorted(records, key=lambda record: record.header.shard)
+    _check(parts)
+    first = parts[0]
+    lines: list[Line] = list(_candidates(parts))
+    for name in first.header.candidates:
+        for entry in first.header.requirements:
+            found = [f for part in parts for f in part.findings if (f.candidate, f.requirement) == (name, entry.name)]
+            for dtype in dict.fromkeys(finding.dtype for finding in found):
+                lines += _group((name, entry.name, dtype), parts, [f for f in found if f.dtype == dtype])
+    lines += [line for part in parts for line in part.incidents]
+    findings = [line for line in lines if isinstance(line, Finding)]
+    finished = max(part.footer.finished for part in parts if part.footer is not None)
+    lines.append(Footer(finished=finished, trials=sum(f.trials for f in findings), findings=len(findings)))
+    header = replace(first.header, shard=(1, 1), started=min(part.header.started for part in parts))
+    whole = _as_record(PurePath(first.path).name, header, lines)
+    return replace(whole, body=ordered(whole))
+
+
+def _check(parts: Sequence[Record]) -> None:
+    of = parts[0].header.shard[1]
+    numbers = [part.header.shard[0] for part in parts]
+    for part in parts:
+        if part.problem:
+            raise RecordError(
+                "a shard is incomplete", where=part.path, got=part.problem, hint="finish it with --resume, then join"
+            )
+    for what, values in (
+        ("number of shards", [part.header.shard[1] for part in parts]),
+        ("harness", [part.header.harness for part in parts]),
+        ("seed", [part.header.seed for part in parts]),
+        ("number of examples", [part.header.examples for part in parts]),
+        ("number of cases", [part.header.cases for part in parts]),
+        ("set of libraries that draw cases", [part.header.drawn_by for part in parts]),
+        ("set of candidates", [part.header.candidates for part in parts]),
+        ("set of requirements", [part.header.requirements for part in parts]),
+        ("list of known divergences", [part.known for part in parts]),
+    ):
+        for part, value in zip(parts, values, strict=True):
+            if value != values[0]:
+                raise RecordError(
+                    f"these shards are not of one campaign: another {what}",
+                    where=f"{parts[0].path}, {part.path}",
+                    got=str(value)[:200],
+                    wanted=str(values[0])[:200],
+                )
+    if numbers != list(range(1, of + 1)):
+        missing = sorted(set(range(1, of + 1)) - set(numbers))
+        twice = sorted({number for number in numbers if numbers.count(number) > 1})
+        raise RecordError(
+            "a campaign is joined from every shard once",
+            where=", ".join(part.path for part in parts),
+            got=f"missing {missing or 'none'}, twice {twice or 'none'}",
+            wanted=f"1 to {of}",
+            hint="run what is missing with --shard I/N",
+        )
+
+
+def _candidates(parts: Sequence[Record]) -> Iterator[CandidateLine]:
+    known: dict[str, CandidateLine] = {}
+    for part in parts:
+        for line in part.candidates:
+            before = known.setdefault(line.name, line)
+            if before.version != line.version:
+                raise RecordError(
+                    "these shards ran another release of a candidate",
+                    where=f"{part.path}, {line.name}",
+                    got=line.version,
+                    wanted=before.version,
+                )
+    yield from known.values()
+
+
+def _group(key: _Key, parts: Sequence[Record], found: Sequence[Finding]) -> Iterator[Line]:
+    """The lines of one candidate, requirement and dtype, and the finding over all of them."""
+
+    def own(lines: Iterable[Trial | BlockLine | Probe]) -> Iterator[Trial | BlockLine | Probe]:
+        return (line for line in lines if (line.candidate, line.requirement, line.dtype) == key)
+
+    once: dict[tuple[str, str], Trial] = {}
+    for part in parts:
+        for trial in own(part.trials):
+            assert isinstance(trial, Trial)
+            once.setdefault((trial.phase, trial.case.digest), trial)
+    blocks = sorted(
+        (line for part in parts for line in own(part.blocks) if isinstance(line, BlockLine)),
+        key=lambda line: line.block,
+    )
+    trials = list(once.values())
+    diverging = next((finding for finding in found if isinstance(core(finding.verdict), Diverges)), None)
+    stop = next((line.block for line in blocks if line.diverges), None)
+    if stop is not None:
+        blocks = [line for line in blocks if line.block <= stop]
+        (diverging,) = own_findings(parts[stop % len(parts)], key)
+        shrunk = {t.case.digest for t in own(parts[stop % len(parts)].trials) if isinstance(t, Trial)}
+        trials = [
+            t
+            for t in trials
+            if (t.case.digest in shrunk if t.phase == "shrunk" else t.block is None or t.block <= stop)
+        ]
+    yield from list(own(line for part in parts for line in part.probes))[:1]
+    yield from trials
+    yield from blocks
+    counted = len(trials) + sum(line.agreeing for line in blocks)
+    if diverging is not None:
+        yield replace(diverging, trials=counted, seconds=sum(finding.seconds for finding in found))
+        return
+    verdicts: list[TrialVerdict] = [trial.verdict for trial in trials if isinstance(trial.verdict, _TRIED)]
+    verdicts += [
+        Agrees(excluded=frozenset(line.excluded), share=line.share, compared=line.compared)
+        for line in blocks
+        if line.agreeing
+    ]
+    first = found[0]
+    if not verdicts:  # declared out
+        yield first
+        return
+    found_together = combine(verdicts, required=frozenset(first.visible))
+    verdict: Verdict = found_together
+    if isinstance(first.verdict, Unrepresentable):
+        verdict = replace(first.verdict, subspace=found_together)
+    yield replace(first, verdict=verdict, trials=counted, seconds=sum(finding.seconds for finding in found))
+
+
+def own_findings(part: Record, key: _Key) -> tuple[Finding, ...]:
+    """The findings of a record on one candidate, requirement and dtype."""
+    return tuple(f for f in part.findings if (f.candidate, f.requirement, f.dtype) == key)
+
+
+_TRIED = (Agrees, Diverges, Inconclusive, Broken)
+
+
+def _as_record(path: str, header: Header, lines: Sequence[Line]) -> Record:
+    return Record(
+        path=path,
+        header=header,
+        candidates=tuple(line for line in lines if isinstance(line, CandidateLine)),
+        trials=tuple(line for line in lines if isinstance(line, Trial)),
+        blocks=tuple(line for line in lines if isinstance(line, BlockLine)),
+        incidents=tuple(line for line in lines if isinstance(line, Incident)),
+        findings=tuple(line for line in lines if isinstance(line, Finding)),
+        probes=tuple(line for line in lines if isinstance(line, Probe)),
+        footer=next((line for line in lines if isinstance(line, Footer)), None),
+        lines=len(lines) + 1,
+        body=tuple(lines),
+    )

@@ -1,0 +1,274 @@
+"""Campaigns: blocks of cases are run, judged and recorded together, and lose nothing that a case alone would show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from conformance.algebra import Rounded
+from conformance.campaign import BLOCK, Campaign, block, block_at, chunk, spread
+from conformance.case import Case
+from conformance.cells import cell_named
+from conformance.compare import Observed, together
+from conformance.errors import CaseError, RecordError
+from conformance.examine import Settings
+from conformance.faults import catalogue
+from conformance.inputs import lattice_of
+from conformance.judge import judge, judge_block, observed_of, planted
+from conformance.order import ordered
+from conformance.plan import Candidate, Group, plan
+from conformance.record import BlockLine, Finding, Footer, Incident, Line, Record, RecordWriter, Trial, read_record
+from conformance.requirement import REQUIREMENTS
+from conformance.resume import resumption
+from conformance.rounding import DTYPES, format_of
+from conformance.run import Silent, header, run
+from conformance.shards import joined
+from conformance.strategies import LATTICE
+from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
+
+MiniatureOf = Callable[[str], Candidate]
+ASKED = (REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_hidden_given"])
+CASES = 500
+
+
+def settings_of(groups: Sequence[Group], **more: Any) -> Settings:
+    return Settings(examples=2, seed=3, campaign=Campaign(cases=spread(CASES, groups), **more))
+
+
+def ran(
+    path: Path, candidates: Sequence[Candidate], settings: Callable[[Sequence[Group]], Settings] = settings_of
+) -> Record:
+    """The record of a campaign, as the command line writes it."""
+    groups = plan(candidates, ASKED)
+    chosen = settings(groups)
+    with RecordWriter(path, header(groups, chosen, ())) as writer:
+        findings = run(groups, chosen, writer.write, Silent(), case_seconds=20)
+        writer.write(Footer(finished="", trials=sum(f.trials for f in findings), findings=len(findings)))
+    return read_record(path)
+
+
+def plain(record: Record) -> list[bytes]:
+    """The ordered lines of a record without times, and without what broke and was made good."""
+
+    def timeless(line: Line) -> Line | None:
+        match line:
+            case Trial() | BlockLine() | Finding():
+                example = None
+                if isinstance(line, Finding):
+                    return msgspec.structs.replace(line, seconds=0.0, example=example)
+                return msgspec.structs.replace(line, seconds=0.0)
+            case Footer():
+                return msgspec.structs.replace(line, finished="")
+            case Incident():
+                return None
+            case _:
+                return line
+
+    lines = [timeless(line) for line in ordered(record)]
+    return [msgspec.json.encode(line, order="deterministic") for line in lines if line is not None]
+
+
+def blocks_of(record: Record, name: str = "gru_hidden_given") -> list[BlockLine]:
+    return [line for line in record.blocks if line.requirement == name]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", ["gru", "lstm_projection", "mingru_log"])
+def test_a_case_of_a_block_is_a_case(cell: str, dtype: str) -> None:
+    """Every case that a block holds passes all checks of a case made by itself, and is what the stack holds."""
+    signature = chunk(0, "any", 0, cell, LATTICE)[5]
+    held = block(signature, 7, 5, cell=cell, dtype=dtype, initial="given", zeroed=())
+    digests = set()
+    for place in range(held.count):
+        own = held.case(place)
+        fields = {name: getattr(own, name) for name in Case.__slots__ if name != "shape"}
+        again = Case(**fields)
+        assert again.digest == own.digest
+        assert again.shape == own.shape
+        digests.add(own.digest)
+    assert len(digests) == held.count
+    alone = held.together([3])
+    assert np.array_equal(alone.x[0], held.case(3).x)
+
+
+def test_a_block_is_the_same_wherever_it_is_drawn(miniature: MiniatureOf) -> None:
+    """A block can be had without those before it, is the same the next time, and differs from every other."""
+    (group,) = plan([miniature("good")], ASKED[:1])
+    lattice = lattice_of(group.requirement, group.dtype)
+    first = [block_at(3, group, index, 8, lattice).digest for index in range(40)]
+    block.cache_clear()
+    chunk.cache_clear()
+    assert [block_at(3, group, index, 8, lattice).digest for index in reversed(range(40))] == first[::-1]
+    assert block_at(4, group, 39, 8, lattice).digest != first[39]
+    assert len(set(first)) == len(first)
+
+
+def observed(case: Case, fault: str = "") -> Observed:
+    if fault:
+        return planted(case, catalogue(case.cell)[fault])
+    return observed_of(cell_named(case.cell).run(case, ops=Rounded(format_of(case.dtype))))
+
+
+def test_together_or_one_by_one_the_verdict_is_the_same() -> None:
+    """A block in which some cases are wrong, each in another way: nothing hides among its mates."""
+    signature = next(s for s in chunk(0, "any", 0, "gru", LATTICE) if str(s.shape) == str(LATTICE[4][0]))
+    held = block(signature, 1, 12, cell="gru", dtype="float32", initial="given")
+    wrong = {2: "h0_ignored", 5: "swap_rz", 11: "update_flip"}
+    seen = [observed(held.case(place), wrong.get(place, "")) for place in range(12)]
+    verdicts = list(judge_block(held, range(12), together(seen), ()))
+    for place, verdict in enumerate(verdicts):
+        alone = judge(held.case(place), seen[place], ())
+        assert type(verdict) is type(alone)
+        assert isinstance(verdict, Diverges) == (place in wrong)
+        if isinstance(verdict, Diverges) and isinstance(alone, Diverges):
+            assert verdict.faults == alone.faults
+            assert wrong[place] in verdict.faults
+        elif isinstance(verdict, Agrees) and isinstance(alone, Agrees):
+            assert verdict.compared == alone.compared
+            assert verdict.share == pytest.approx(alone.share, rel=1e-6)
+    assert len(wrong) >= 2
+    lost = together([replace(one, outputs=one.outputs * np.nan) for one in seen])
+    assert all(isinstance(verdict, Diverges) for verdict in judge_block(held, range(12), lost, ()))
+
+
+def test_every_case_is_tried_and_counted(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """So many cases as asked for, shared out among requirements; the findings agree and count them all."""
+    record = ran(tmp_path / "a.jsonl", [miniature("good")])
+    assert not record.problem
+    assert sum(line.cases for line in record.blocks) == CASES
+    assert all(line.agreeing == line.cases and 0 < line.share <= 1 and line.compared for line in record.blocks)
+    assert {line.requirement for line in record.blocks} == {r.name for r in ASKED}
+    for finding in record.findings:
+        assert isinstance(finding.verdict, Agrees)
+        ordinary = sum(t.requirement == finding.requirement for t in record.trials)
+        assert finding.trials == ordinary + CASES // 2
+    assert len({line.digest for line in record.blocks}) == len(record.blocks)
+
+
+def test_one_wrong_case_in_a_campaign_is_found(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A defect that ordinary cases do not meet; the block says where it is, and the case is kept."""
+    record = ran(tmp_path / "a.jsonl", [miniature("rare")])
+    told = {finding.requirement: finding for finding in record.findings}
+    assert isinstance(told["gru_hidden_none"].verdict, Agrees)
+    finding = told["gru_hidden_given"]
+    assert isinstance(finding.verdict, Diverges)
+    assert finding.verdict.faults == ("h0_ignored",)
+    assert finding.example is not None
+    *before, last = blocks_of(record)
+    assert last.diverges
+    assert last.agreeing == last.cases - 1
+    assert not any(line.diverges for line in before)
+    assert any(t.phase == "campaign" and t.block == last.block for t in record.trials)
+
+
+@pytest.mark.parametrize("variant", ["crash_rare", "raises_rare", "dtype_rare"])
+def test_a_case_that_breaks_the_worker_is_found_and_its_mates_are_finished(
+    miniature: MiniatureOf, tmp_path: Path, variant: str
+) -> None:
+    """Every other case of the block is judged; the broken one has a trial of its own."""
+    record = ran(tmp_path / "a.jsonl", [miniature(variant)])
+    broken = [trial for trial in record.trials if trial.phase == "campaign"]
+    assert broken
+    assert all(isinstance(trial.verdict, Broken) for trial in broken)
+    assert sum(line.cases for line in record.blocks) == CASES
+    assert sum(line.agreeing for line in record.blocks) == CASES - len(broken)
+    assert any(isinstance(finding.verdict, Broken) for finding in record.findings)
+
+
+def test_another_path_in_one_case_is_not_lost(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A block is not trusted as a whole where one of its cases took another path."""
+    record = ran(tmp_path / "a.jsonl", [miniature("path_rare")])
+    astray = [trial for trial in record.trials if trial.phase == "campaign"]
+    assert astray
+    assert all(isinstance(trial.verdict, Inconclusive) and "shortcut" in trial.verdict.why for trial in astray)
+    assert any(isinstance(finding.verdict, Inconclusive) for finding in record.findings)
+
+
+def test_a_worker_that_dies_by_nobodys_fault_costs_nothing(
+    miniature: MiniatureOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is that of an undisturbed run, and the incident stands beside it."""
+    monkeypatch.setenv("MINIATURE_MARKER", str(tmp_path / "marker"))
+    disturbed = ran(tmp_path / "a.jsonl", [miniature("dies_once")])
+    assert (tmp_path / "marker").exists()
+    assert any("one by one its" in incident.what for incident in disturbed.incidents)
+    assert all(isinstance(finding.verdict, Agrees) for finding in disturbed.findings)
+    assert plain(ran(tmp_path / "b.jsonl", [miniature("dies_once")])) == plain(disturbed)
+
+
+@pytest.mark.parametrize("variant", ["good", "rare", "raises_rare"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_record_cut_off_anywhere_is_finished_to_the_same(
+    miniature: MiniatureOf, tmp_path: Path, variant: str, share: float
+) -> None:
+    """Whatever has been written when the run was killed, the finished record is that of an undivided run."""
+    whole = ran(tmp_path / "whole.jsonl", [miniature(variant)])
+    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    place = 1 + int(len(lines[1:]) * share)
+    path = tmp_path / "cut.jsonl"
+    path.write_bytes(b"".join(lines[:place]) + lines[place][:10])
+    groups = plan([miniature(variant)], ASKED)
+    chosen = settings_of(groups)
+    rest = resumption(read_record(path), header(groups, chosen, ()), (), groups)
+    tried: list[Line] = []
+    with RecordWriter(path, rest.header, rest.lines) as writer:
+
+        def write(line: Line) -> None:
+            tried.append(line)
+            rest.guarded(writer.write)(line)
+
+        assert chosen.campaign is not None
+        again = replace(chosen, campaign=replace(chosen.campaign, done=rest.begun))
+        found = [*rest.findings, *run(rest.todo, again, write, Silent())]
+        writer.write(Footer(finished="", trials=sum(f.trials for f in found), findings=len(found)))
+    assert plain(read_record(path)) == plain(whole)
+    kept = sum(isinstance(line, BlockLine) for line in rest.lines)
+    assert sum(isinstance(line, BlockLine) for line in tried) == len(whole.blocks) - kept
+
+
+@pytest.mark.parametrize("variant", ["good", "rare", "raises_rare"])
+def test_shards_join_to_an_undivided_run(miniature: MiniatureOf, tmp_path: Path, variant: str) -> None:
+    """Three shards, in whatever order they are given, make the record of one run."""
+    candidate = miniature(variant)
+    whole = ran(tmp_path / "whole.jsonl", [candidate])
+    parts = [
+        ran(tmp_path / f"{place}.jsonl", [candidate], lambda groups, own=place: settings_of(groups, shard=(own, 3)))
+        for place in (3, 1, 2)
+    ]
+    assert len({line.block for part in parts for line in blocks_of(part)}) >= len(blocks_of(whole))
+    assert plain(joined(parts)) == plain(whole)
+
+
+def test_shards_that_do_not_belong_together_are_refused(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A missing shard, the same one twice, another seed, an incomplete one: each is told."""
+    one, two = (
+        ran(tmp_path / f"{place}.jsonl", [miniature("good")], lambda g, own=place: settings_of(g, shard=(own, 2)))
+        for place in (1, 2)
+    )
+    other = msgspec.structs.replace(two, header=msgspec.structs.replace(two.header, seed=9))
+    open_end = msgspec.structs.replace(two, problem="incomplete: the run did not come to its end")
+    for parts, text in (
+        ((one,), r"missing \[2\]"),
+        ((one, one), r"twice \[1\]"),
+        ((one, other), "another seed"),
+        ((one, open_end), "incomplete"),
+    ):
+        with pytest.raises(RecordError, match=text):
+            joined(parts)
+
+
+def test_a_campaign_needs_something_plain(miniature: MiniatureOf) -> None:
+    """Cases are shared out among plain requirements; without one there is nothing to do, and that is said."""
+    groups = plan([miniature("featured")], [REQUIREMENTS["gru_lengths"]])
+    with pytest.raises(CaseError, match="plain call"):
+        spread(10, groups)
+    plain_groups = plan([miniature("good")], ASKED)
+    assert sorted(spread(7, plain_groups).values()) == [3, 4]
+    assert sum(count for _, count in Campaign(cases=spread(100, plain_groups)).blocks(plain_groups[0])) == 50
+    assert BLOCK > 1
