@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from conformance.case import Case, asked_of_cases
 from conformance.cli.known import known_lines, known_option
 from conformance.cli.recording import display, keeper, new_record, now
 from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
+from conformance.cluster import on_cluster
 from conformance.discover import find_adapters
 from conformance.environments import cache_root
 from conformance.errors import ConformanceError, SpecError
@@ -35,6 +36,7 @@ from conformance.resume import Resumption, resumption
 from conformance.rounding import DTYPES
 from conformance.run import header
 from conformance.run import run as run_groups
+from conformance.shards import joined
 from conformance.verdict import Broken, core
 
 
@@ -83,6 +85,10 @@ from conformance.verdict import Broken, core
     metavar="RECORD",
     help="Go on with the record of an interrupted run; everything else as it was asked then.",
 )
+@click.option("--scheduler", metavar="ADDRESS", help="Run the campaign's shards on a Dask cluster: tcp://HOST:PORT.")
+@click.option(
+    "--shards", type=click.IntRange(min=1), help="With --scheduler: so many. [default: two for each of its threads]"
+)
 @known_option
 @click.option("--update-known", is_flag=True, help="Rewrite the file of --known to what this run shows.")
 @adapter_option
@@ -102,6 +108,8 @@ def run(
     cases: int | None,
     shard: str | None,
     resumed: Path | None,
+    scheduler: str | None,
+    shards: int | None,
     known_file: str | None,
     update_known: bool,
     adapter_folders: tuple[Path, ...],
@@ -121,6 +129,19 @@ def run(
     elif held and only is not None:
         raise SpecError("a single case cannot be held to a list of known divergences", where="--known with --case")
     campaign = _campaign(groups, cases, shard)
+    if scheduler is not None:
+        if campaign is None or shard is not None or resumed is not None or update_known:
+            raise SpecError(
+                "a cluster runs whole campaigns", wanted="--cases N, without --shard, --resume, --update-known"
+            )
+        path = new_record(output, "run")
+        _distribute(scheduler, shards, path, click.get_current_context())
+        _present(path, Console())
+        sys.exit(exit_code(read_record(path)))
+    if shards is not None:
+        raise SpecError(
+            "only a cluster is told how many shards to make", got=f"--shards {shards}", wanted="--scheduler"
+        )
     path = new_record(output, "run") if resumed is None else resumed
     settings = Settings(
         examples=examples,
@@ -219,6 +240,39 @@ def _campaign(groups: Sequence[Group], cases: int | None, shard: str | None) -> 
     if match is None or int(match[1]) > int(match[2]):
         raise SpecError("cannot read the shard", got=repr(shard), wanted="I/N with I from 1 to N, e.g. 1/4")
     return Campaign(cases=spread(cases, groups), shard=(int(match[1]), int(match[2])))
+
+
+_HERE = ("cases", "shard", "resumed", "scheduler", "shards", "output", "quiet", "update_known")
+"""Parameters that say where and how much is run here, not what."""
+
+
+def _distribute(address: str, shards: int | None, path: Path, context: click.Context) -> None:
+    """Run all shards on a cluster and write the record that they make together; theirs stay beside it."""
+    given = [word for word in _words(context) if word]
+    parts = on_cluster(
+        address,
+        [*given, "--cases", str(context.params["cases"])],
+        shards,
+        lambda index, of: path.with_name(f"{path.stem}-shard-{index}-of-{of}.jsonl"),
+        lambda text: click.echo(text, err=True),
+    )
+    whole = joined([read_record(part) for part in parts])
+    with RecordWriter(path, whole.header, whole.body):
+        pass
+
+
+def _words(context: click.Context) -> Iterator[str]:
+    """The command's arguments as they would be typed again, without what says where it is run."""
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in _HERE or value is None or value is False or value == parameter.get_default(context):
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        for one in values:
+            if isinstance(parameter, click.Option):
+                yield parameter.opts[-1]
+            if one is not True:
+                yield str(Path(one).resolve()) if isinstance(one, Path) else str(one)
 
 
 def _run(
