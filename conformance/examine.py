@@ -24,7 +24,7 @@ from msgspec.structs import replace as replace_struct
 
 from conformance.algebra import Exact
 from conformance.block import Block
-from conformance.campaign import Campaign, block_at
+from conformance.campaign import CHUNK, Campaign, block_at
 from conformance.case import Case, case_to_json
 from conformance.cells import cell_named
 from conformance.compare import Observed, seen, together
@@ -130,7 +130,6 @@ class _Examination:
     remaining: set[str]
     verdicts: list[TrialVerdict] = field(default_factory=list)
     trials: int = 0
-    excluded: frozenset[str] = frozenset()
     seconds: float = 0.0
     broken_in_a_row: int = 0
     path: str = ""
@@ -222,15 +221,18 @@ class _Examination:
         """Judge and record the cases of a block, up to the first that diverges."""
         places, observed, paths = self._gathered(block, answer)
         agreeing, worst, compared, judged = 0, 0.0, 0, block.count - len(places)
+        # Asking every case which faults it rules out costs more than all the rest: the first chunk does it, and each of
+        # its blocks for itself, so that it is the same in whichever shard it is.
+        against = set(self.remaining) if block.index < CHUNK else set[str]()
+        before = frozenset(against)
         failure: _Failure | None = None
         if observed is not None:
-            for row, verdict in enumerate(judge_block(block, places, observed, self.remaining)):
+            for row, verdict in enumerate(judge_block(block, places, observed, against)):
                 judged += 1
                 if isinstance(verdict, Agrees):
                     agreeing += 1
                     worst, compared = max(worst, verdict.share), compared + verdict.compared
-                    self.remaining -= verdict.excluded
-                    self.excluded |= verdict.excluded
+                    against -= verdict.excluded
                     continue
                 case = block.case(places[row])
                 shown = Pair(case=case, observed=observed.row(row))
@@ -246,7 +248,7 @@ class _Examination:
             block=block.index,
             cases=judged,
             agreeing=agreeing,
-            excluded=tuple(sorted(self.excluded)),
+            excluded=tuple(sorted(before - against)),
             digest=block.digest,
             origin=block.origin,
             shape=(size.batch, size.time, size.features, size.hidden),
@@ -269,9 +271,6 @@ class _Examination:
             self.broken_in_a_row = 0
         self.trials += line.agreeing
         self.seconds += line.seconds
-        self.excluded |= frozenset(line.excluded)
-        # Asking every case which faults it rules out costs more than all the rest: one block does it for all.
-        self.remaining.clear()
 
     def _gathered(self, block: Block, answer: Observations) -> tuple[list[int], Observed | None, list[str]]:
         """What was observed of a block, asking one by one for what its answer lacks; what was not is recorded."""

@@ -149,7 +149,10 @@ def judge_block(
         if worst is not None and worst[row] <= 1.0:
             yield Agrees(excluded=frozenset(), share=float(worst[row]), compared=size)
         else:
-            yield judge(block.case(place), observed.row(row), frozenset(against))
+            verdict = judge(block.case(place), observed.row(row), frozenset(against))
+            blind = isinstance(verdict, Inconclusive) and verdict.missing and not verdict.blank
+            # That one case looks the same under some fault is no news in a block: others tell.
+            yield judge(block.case(place), observed.row(row), ()) if blind else verdict
 
 
 def _explained(case: Case, observed: Observed, names: Iterable[str]) -> Iterator[dict[str, float]]:

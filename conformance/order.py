@@ -53,8 +53,8 @@ def _within(line: Trial | BlockLine | Probe | Finding) -> tuple[int, int]:
     match line:
         case Probe():
             return (0, 0)
-        case Trial(phase="campaign" | "shrunk"):
-            return (3, 0)
+        case Trial(phase="campaign" | "shrunk", block=block):
+            return (3, _LAST if block is None else block)
         case Trial():
             return (1, 0)
         case BlockLine(block=block):

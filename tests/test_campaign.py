@@ -272,3 +272,19 @@ def test_a_campaign_needs_something_plain(miniature: MiniatureOf) -> None:
     assert sorted(spread(7, plain_groups).values()) == [3, 4]
     assert sum(count for _, count in Campaign(cases=spread(100, plain_groups)).blocks(plain_groups[0])) == 50
     assert BLOCK > 1
+
+
+def test_a_campaign_rules_out_what_ordinary_cases_could_not(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """The first block is asked about the faults that are left, whole or in shards; the finding has them all."""
+
+    def sparse(groups: Sequence[Group], shard: tuple[int, int] = (1, 1)) -> Settings:
+        # Only a zero state was tried before: whatever shows in a given one is left to the campaign.
+        return replace(settings_of(groups, shard=shard), examples=0, remembered=tmp_path / "nothing")
+
+    whole = ran(tmp_path / "whole.jsonl", [miniature("good")], sparse)
+    for finding in whole.findings:
+        assert isinstance(finding.verdict, Agrees), finding
+        assert finding.verdict.excluded == set(finding.visible)
+        assert sum(bool(line.excluded) for line in blocks_of(whole, finding.requirement)) > 1
+    parts = [ran(tmp_path / f"{i}.jsonl", [miniature("good")], lambda g, i=i: sparse(g, (i, 2))) for i in (1, 2)]
+    assert plain(joined(parts)) == plain(whole)
