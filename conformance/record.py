@@ -119,9 +119,9 @@ class BlockLine(_Line, frozen=True, kw_only=True, tag="block"):
     """Many cases of a campaign on one candidate; those that do not agree have trials of their own before this line.
 
     block: its number; cases: how many were judged, up to one that `diverges`; agreeing: how many agree. excluded: the
-    faults that it has ruled out and the ordinary cases had not; only the first blocks are asked. shape, batched, initial
-    and origin are common to its cases; digest: of all their numbers. share: the largest share of the bound that an
-    agreeing one used; compared: numbers, over all of these. path: the attested one; seconds: the adapter's, over all.
+    faults that it has ruled out and the ordinary cases had not; only the first blocks are asked. shape, batched,
+    initial and origin are common to its cases; digest: of all their numbers. share: the largest share of the bound
+    that an agreeing one used; compared: numbers, over all of these. path: the attested one; seconds: the adapter's own.
     """
 
     candidate: str

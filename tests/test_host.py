@@ -159,10 +159,12 @@ def test_a_worker_killed_by_hand_is_noted_and_replaced(miniature: MiniatureOf) -
     with Watched(miniature("hang"), seconds=30) as watched:
 
         def kill() -> None:
-            while watched.host.pid is None:
+            while not watched.host.version:  # killed before that, it would not have started
                 time.sleep(0.01)
             time.sleep(0.5)
-            os.kill(watched.host.pid, signal.SIGKILL)
+            pid = watched.host.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()
