@@ -201,6 +201,25 @@ def test_the_answer_follows_the_classes(before: Verdict, after: Verdict, code: i
     assert outcome(record(*both(before, after), *fine)).exit_code == expected
 
 
+def test_what_is_wrong_in_another_way_is_neither_safe_nor_regressed() -> None:
+    """All is known, and people must decide: not the same as an answer that could not be had."""
+    for before, after in ((RAISED, diverges("drop_rbhn_t0")), (diverges("swap_rz"), diverges("update_flip"))):
+        found = outcome(record(*both(before, after), *both(AGREES, AGREES, "gru_hidden_zeros")))
+        assert (found.answer, found.exit_code, found.doubts) == ("changed", 3, ())
+        doubted = outcome(record(*both(before, after), *both(AGREES, BLANK, "gru_hidden_zeros")))
+        assert doubted.answer == "could not tell"
+
+
+@pytest.mark.parametrize("broken", [CRASH, RAISED, Broken(kind="start", message="No module named 'jax.config'")])
+def test_two_sides_without_any_answer_are_not_safe(broken: Broken) -> None:
+    """Releases that do not even start are equally bad, which nobody may take for a pass."""
+    found = outcome(record(*both(broken, broken)))
+    assert (found.answer, found.exit_code) == ("could not tell", 3)
+    assert found.doubts == ("neither side gave any answer to what decides",)
+    fine = outcome(record(*both(broken, broken), *both(AGREES, AGREES, "gru_hidden_zeros")))
+    assert fine.answer == "safe"
+
+
 def test_what_does_not_decide_is_told_and_decides_nothing() -> None:
     """A SHOULD requirement that got worse is a regression of the list, not of the answer."""
     found = outcome(record(*both(AGREES, AGREES), *both(AGREES, diverges("swap_rz"), "gru_not_finite")))

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET  # of what this test has written
 import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
-from test_gate import AGREES, CRASH, both, diverges, finding, record
+from test_gate import AGREES, CRASH, RAISED, both, diverges, finding, record
 
 from conformance.cli import main
 from conformance.gate import outcome
@@ -274,6 +274,26 @@ def test_an_abort_after_the_last_result_is_noted_and_no_failure() -> None:
     assert text.incidents == ("one:a==2: the worker ended with exit code 134 after delivering every result",)
     assert "exit code 134" in markdown(text)
     assert "exit code 134" in render_html(own)
+
+
+def test_a_loud_failure_that_became_a_silent_one_is_told_in_the_answer() -> None:
+    """Named with both sides, on every surface, and as what it is: neither safe nor regressed."""
+    own = record(*both(RAISED, diverges("drop_rbhn_t0")), *both(CRASH, AGREES, "gru_hidden_zeros"))
+    found = outcome(own)
+    text = gate_text(own, found)
+    assert text.answer == "Neither safe nor regressed"
+    assert "gru_hidden_none in one:a (float32): no answer (exception) before, drop_rbhn_t0 now" in text.paragraph
+    assert "What raised an error before now goes wrong in silence" in text.paragraph
+    assert "Fixed: gru_hidden_zeros" in text.paragraph
+    assert "could not" not in text.paragraph.lower()
+    assert "::warning title=RNN gate%3A neither safe nor regressed::" in workflow_commands(text)
+    assert markdown(text).startswith("## RNN gate: neither safe nor regressed")
+    answer = ET.fromstring(junit(found))[0][0]
+    assert answer.find("error") is not None
+    other = record(*both(diverges("swap_rz", size=0.5), diverges("swap_rz", size=50.0)))
+    said = gate_text(other, outcome(other)).paragraph
+    assert "largest difference 0.5 before, diverges: swap_rz, largest difference 50 now" in said
+    assert "in silence" not in said
 
 
 def test_junit_never_reads_as_a_pass_where_the_answer_is_none() -> None:

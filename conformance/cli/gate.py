@@ -38,7 +38,8 @@ Exit codes:
   0  safe: nothing that decides is worse
   1  regressed, or the list of known divergences does not hold
   2  bad usage or input
-  3  could not tell: something broke off, is inconclusive, or nothing was compared
+  3  could not tell: something broke off, is inconclusive, or nothing was compared;
+     or neither safe nor regressed: what was wrong is wrong in another way
 """
 
 

@@ -32,8 +32,8 @@ TONES: Final[dict[Kind, Tone]] = {
     "unchanged": "unsupported",
 }
 MEANINGS: Final[dict[Kind, str]] = {
-    "regressed": "it agreed, and does not any more",
-    "changed": "it was wrong or broke, and does so in another way: another fault, another size",
+    "regressed": "it agreed, and does not any more; or it answered, and breaks",
+    "changed": "it was wrong or broke, and is wrong or breaks in another way: another fault, another size",
     "inconclusive": "one of the two sides could not tell",
     "gone": "it is not offered any more",
     "fixed": "it was wrong or broke, and agrees now",
@@ -44,6 +44,7 @@ _ANSWERS: Final[dict[Answer, tuple[str, Tone]]] = {
     "safe": ("Safe", "agrees"),
     "regressed": ("Regressed", "diverges"),
     "could not tell": ("Could not tell", "inconclusive"),
+    "changed": ("Neither safe nor regressed", "inconclusive"),
 }
 
 
@@ -148,8 +149,17 @@ def paragraph(record: Record, outcome: Outcome) -> str:
             sentences.append(f"Safe: nothing that decides is worse in {after} than in {before}.")
         case "could not tell":
             sentences.append(f"Could not tell whether {after} is as good as {before}: {listed(outcome.doubts)}.")
+        case "changed":
+            sentences.append(
+                f"Neither safe nor regressed: nothing that agreed in {before} is worse in {after}, but what was "
+                "wrong or broke before is now wrong or breaks in another way."
+            )
         case _:
             assert_never(outcome.answer)
+    if changed := outcome.of("changed", decides=True):
+        sentences.append(f"Changed: {_otherwise(record, changed)}.")
+        if any(_silenced(change) for change in changed):
+            sentences.append("What raised an error before now goes wrong in silence: see whether you use it.")
     if fixed:
         sentences.append(f"Fixed: {_told(record, fixed, after=False)}.")
     if outcome.answer == "regressed" and outcome.doubts:
@@ -187,6 +197,31 @@ def _told(record: Record, changes: Sequence[Change], *, after: bool) -> str:
         f"{listed(_once(names), most=_MOST)}, {cause} in {listed(_once(variants), most=3)} ({', '.join(_once(dtypes))})"
         for cause, (names, dtypes, variants) in alike.items()
     )
+
+
+def _otherwise(record: Record, changes: Sequence[Change]) -> str:
+    """Requirements by how they were wrong and how they are now."""
+    alike: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        before, after = _cause(record, change.before), _cause(record, change.after)
+        if before == after:  # the size or the signal is another one
+            before, after = phrase(change.before), phrase(change.after)
+        alike.setdefault((before, after), []).append(change)
+    return "; ".join(f"{_where(own)}: {before} before, {after} now" for (before, after), own in alike.items())
+
+
+def _where(changes: Sequence[Change]) -> str:
+    names, variants, dtypes = (
+        _once(label(text) for text in texts)
+        for texts in zip(*((c.requirement, c.variant, c.dtype) for c in changes), strict=True)
+    )
+    return f"{listed(names, most=_MOST)} in {listed(variants, most=3)} ({', '.join(dtypes)})"
+
+
+def _silenced(change: Change) -> bool:
+    """Whether what broke gives a wrong answer now."""
+    first, second = (None if f is None else core(f.verdict) for f in (change.before, change.after))
+    return isinstance(first, Broken) and isinstance(second, Diverges)
 
 
 def _once(names: Iterable[str]) -> list[str]:
