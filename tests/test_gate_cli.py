@@ -21,6 +21,8 @@ from conformance.report.gate import gate_text
 from conformance.report.html import render_html
 from conformance.report.junit import junit
 from conformance.report.summary import markdown, plain
+from conformance.requirement import REQUIREMENTS
+from conformance.verdict import Broken
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
 SHORT = ("--adapter", WRONG, "-q", "--examples", "2", "-k", "gru_hidden_none")
@@ -134,7 +136,10 @@ def test_an_environment_that_is_not_there_cannot_be_told(monkeypatch: pytest.Mon
         main, ["gate", "numpy@here", "wrong:good", "-q", "--examples", "1", "-k", "gru_hidden_none", "--adapter", WRONG]
     )
     assert result.exit_code == 3
-    assert "not installed beside the harness" in " ".join(result.output.split())
+    said = " ".join(result.output.split())
+    assert "not available: numpy:float32@here: numpy is not installed beside the harness" in said
+    assert "hint: install it here, or name a release" in said
+    assert f"--resume {the_record()}" in said
 
 
 def timeless(path: Path) -> list[str]:
@@ -294,6 +299,24 @@ def test_a_loud_failure_that_became_a_silent_one_is_told_in_the_answer() -> None
     said = gate_text(other, outcome(other)).paragraph
     assert "largest difference 0.5 before, diverges: swap_rz, largest difference 50 now" in said
     assert "in silence" not in said
+
+
+def test_a_side_that_never_came_up_is_told_once_and_with_what_to_do() -> None:
+    """One row for all its checks, the reason in full on every surface, and not twice in one line."""
+    gone = Broken(kind="environment", message="Nothing can be downloaded", stderr_tail="  where: uv\n  hint: check it")
+    names = [name for name in REQUIREMENTS if name.startswith("gru_hidden")]
+    own = record(*(line for name in names for line in both(AGREES, gone, name)))
+    found = outcome(own)
+    assert found.exit_code == 3
+    text = gate_text(own, found)
+    assert len(names) > 1
+    (row,) = text.rows
+    assert all(name in row.requirement for name in names)
+    assert (row.before, row.after, row.why) == ("agrees", "broken (environment): Nothing can be downloaded", "")
+    (absence,) = text.absent
+    assert (absence.candidate, absence.what) == ("one:a==2", "Nothing can be downloaded")
+    for surface in (markdown(text), render_html(own), workflow_commands(text)):
+        assert "hint: check it" in surface
 
 
 def test_junit_never_reads_as_a_pass_where_the_answer_is_none() -> None:
