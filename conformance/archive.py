@@ -210,7 +210,7 @@ def state_of(verdict: Verdict) -> State:
         case Inconclusive(why=why):
             return State(kind="failure", label="inconclusive", detail=why)
         case Broken(kind=kind, message=message):
-            label = "does not start" if kind == "start" else "breaks"
+            label = "does not start" if kind in ("start", "environment") else "breaks"
             return State(kind="failure", label=label, detail=message)
         case Unsupported(what=what, reason=reason):
             return State(kind="failure", label="not offered", detail=f"{what}: {reason}")

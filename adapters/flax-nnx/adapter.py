@@ -183,7 +183,7 @@ def call_of(case: WorkerCase) -> Call:
         p = block(case.parameters, 0, direction)
         weights.append({target: assemble(terms, p).T for target, terms in recipe.items()})
     carry = None if case.h0 is None else pack(case.h0, case.c0, case.directions)
-    inputs = jax.tree.map(lambda array: array.astype(dtype), (weights, case.x, carry))
+    inputs = jax.tree_util.tree_map(lambda array: array.astype(dtype), (weights, case.x, carry))
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
     cell = definition(layer, case.cell, case.x.shape[-1], case.hidden, case.dtype)

@@ -80,14 +80,14 @@ def unrolled(cell: nnx.Module, x: jax.Array, carry: Any) -> tuple[Any, Any]:
     for t in range(x.shape[-2]):
         carry, seen = step(cell, carry, x[..., t, :])
         steps.append(seen)
-    outputs, cells = jax.tree.map(lambda *arrays: jnp.stack(arrays, axis=-2), *steps)
+    outputs, cells = jax.tree_util.tree_map(lambda *arrays: jnp.stack(arrays, axis=-2), *steps)
     return (carry, outputs), cells
 
 
 def lax_scan(cell: nnx.Module, x: jax.Array, carry: Any) -> tuple[Any, Any]:
     """The cell closed over by the body of a scan over the leading axis."""
     final, stacked = jax.lax.scan(partial(step, cell), carry, jnp.moveaxis(x, -2, 0))
-    outputs, cells = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -2), stacked)
+    outputs, cells = jax.tree_util.tree_map(lambda array: jnp.moveaxis(array, 0, -2), stacked)
     return (final, outputs), cells
 
 

@@ -17,11 +17,12 @@ from conformance.drift import Drift
 from conformance.gate import KINDS, Answer, Change, Kind, Outcome
 from conformance.record import CandidateLine, FaultEntry, Finding, Incident, Record
 from conformance.report.known import problem_text
-from conformance.report.wording import block, count, label, listed, number
+from conformance.report.wording import block, count, label, listed, number, one_line
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unsupported, core
 
 _MOST: Final = 6
 _FEW: Final = 3
+_LINES: Final = 4
 Tone: TypeAlias = Literal["diverges", "inconclusive", "agrees", "unsupported"]
 TONES: Final[dict[Kind, Tone]] = {
     "regressed": "diverges",
@@ -141,8 +142,10 @@ def _absent(outcome: Outcome) -> Iterable[Absence]:
             told.add(finding.candidate)
             verdict = core(finding.verdict)
             assert isinstance(verdict, Broken)
-            details = block(verdict.stderr_tail.rstrip())
-            yield Absence(candidate=label(finding.candidate), what=label(verdict.message), details=details)
+            tail = verdict.stderr_tail.rstrip()
+            if verdict.kind == "start" or tail.startswith("Traceback"):  # the message has the error itself
+                tail = "\n".join(tail.splitlines()[-_LINES:])
+            yield Absence(candidate=label(finding.candidate), what=one_line(verdict.message), details=block(tail))
 
 
 def _never_up(finding: Finding | None) -> bool:
