@@ -210,7 +210,10 @@ def outcome(record: Record) -> Outcome:
         earlier, probes, lines = gate.findings, gate.probes, gate.candidates
     decides = _deciding(record)
     changes = tuple(
-        sorted(_changes(gate, earlier, record.findings, decides), key=lambda c: (KINDS.index(c.kind), not c.decides))
+        sorted(
+            _changes(gate, earlier, record.findings, decides, whole=not record.problem),
+            key=lambda c: (KINDS.index(c.kind), not c.decides),
+        )
     )
     doubts = tuple(_doubts(record, changes))
     kinds = {change.kind for change in changes if change.decides}
@@ -240,7 +243,12 @@ def _deciding(record: Record) -> Callable[[str], bool]:
 
 
 def _changes(
-    gate: GateLine, earlier: Iterable[Finding], later: Iterable[Finding], decides: Callable[[str], bool]
+    gate: GateLine,
+    earlier: Iterable[Finding],
+    later: Iterable[Finding],
+    decides: Callable[[str], bool],
+    *,
+    whole: bool,
 ) -> Iterator[Change]:
     old = {(f.candidate, f.requirement, f.dtype): f for f in earlier}
     new = {(f.candidate, f.requirement, f.dtype): f for f in later}
@@ -251,6 +259,9 @@ def _changes(
             after = new.get((pair.after, requirement, dtype))
             if not _offered(before) and not _offered(after):
                 continue  # declared out on both sides: nothing was asked
+            awaited = (after is None and pair.after) or (before is None and pair.before and not gate.source)
+            if awaited and not whole:
+                continue  # the run broke off before it came to this: neither new nor gone
             kind, why = classify(before, after)
             yield Change(
                 pair=pair,

@@ -233,6 +233,19 @@ def test_an_incomplete_record_is_not_safe_but_may_be_regressed() -> None:
     assert outcome(record(*both(AGREES, CRASH), whole=False)).answer == "regressed"
 
 
+def test_what_an_interrupted_gate_had_not_come_to_is_neither_new_nor_gone() -> None:
+    """One side is ahead of the other: that says nothing about what they offer. A baseline was whole."""
+    ahead = [*both(AGREES, AGREES), finding(BEFORE, AGREES, "gru_split"), finding(AFTER, AGREES, "gru_causal")]
+    found = outcome(record(*ahead, whole=False))
+    assert [(c.requirement, c.kind) for c in found.changes] == [("gru_hidden_none", "unchanged")]
+    assert found.answer == "could not tell"
+    kinds = {c.requirement: c.kind for c in outcome(record(*ahead)).changes}
+    assert kinds == {"gru_hidden_none": "unchanged", "gru_split": "gone", "gru_causal": "new"}
+    held = Gate(before=BEFORE, after=AFTER, pairs=(Pair(before=BEFORE, after=AFTER),), source="old.jsonl")
+    late = record(finding(AFTER, AGREES, "gru_causal"), whole=False, gate=held)
+    assert [c.kind for c in outcome(late).changes] == ["new"]
+
+
 def test_a_side_without_findings_is_not_safe() -> None:
     """A candidate that never answered is no agreement."""
     found = outcome(record(finding(BEFORE, AGREES)))
