@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
@@ -85,6 +85,7 @@ class Interpreter:
     location: folder of the managed environment.
     makeshift: it is of one release, whose companions are not known to be of its time: that it does not start there
         tells nothing about the release.
+    made: this very call has made it, and did not find it.
     """
 
     python: Path
@@ -92,6 +93,7 @@ class Interpreter:
     label: str
     location: Path | None = None
     makeshift: bool = False
+    made: bool = field(default=False, compare=False)
 
 
 class _Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,20 +238,22 @@ def managed(
         python=_python_in(folder), kind="managed", label=f"managed: {', '.join(lines)}", location=folder
     )
     if _complete(folder):
-        return _told(interpreter, folder, release_of)
+        return _told(interpreter, folder, release_of, made=False)
     with _cache("written"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, wait_s=wait_s, progress=progress):
-            if not _complete(folder):  # else another process made it while we waited
+            made = not _complete(folder)
+            if made:  # else another process made it while we waited
                 _remove(folder)
                 _make(folder, name, lines, release_of, pinned, progress)
-    return _told(interpreter, folder, release_of)
+    return _told(interpreter, folder, release_of, made=made)
 
 
-def _told(interpreter: Interpreter, folder: Path, release_of: str) -> Interpreter:
+def _told(interpreter: Interpreter, folder: Path, release_of: str, *, made: bool) -> Interpreter:
     """What is known of a complete environment only."""
     found = _facts(folder)
-    return replace(interpreter, makeshift=bool(release_of) and found is not None and not found[0].until)
+    makeshift = bool(release_of) and found is not None and not found[0].until
+    return replace(interpreter, makeshift=makeshift, made=made)
 
 
 def list_environments() -> list[Managed]:
