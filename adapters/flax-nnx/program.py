@@ -55,7 +55,8 @@ def read(jaxpr: Any) -> Program:
     products: list[str] = []
     loops: list[Loop] = []
     for equation in jaxpr.eqns:
-        if "transpose" in str(equation.source_info.name_stack):
+        # Its elements, since older releases of JAX spell a stack of transformations alone as nothing.
+        if any(part.name == "transpose" for part in equation.source_info.name_stack.stack):
             continue
         inner = [read(each) for each in _inner(equation)]
         if equation.primitive.name == "dot_general":
