@@ -98,7 +98,6 @@ class Archive:
         return states
 
     def _judged(self, candidate: Candidate, groups: Sequence[Group]) -> dict[Question, State]:
-        before = _environments()
         try:
             interpreter = interpreter_of(candidate, lambda text: self.told(f"{candidate.name}: {text}"))
         except ConformanceError as error:
@@ -106,7 +105,7 @@ class Archive:
             state = State(kind="unavailable", label="unavailable", detail=_reason(error))
             return dict.fromkeys(map(question, groups), state)
         place = interpreter.location
-        made = place is not None and place.name not in before
+        made = interpreter.made
         self.made += made
         self.judged += 1
         self.told(f"{candidate.name}: judging {_count(len(groups), 'question')}")
@@ -210,7 +209,7 @@ def state_of(verdict: Verdict) -> State:
         case Inconclusive(why=why):
             return State(kind="failure", label="inconclusive", detail=why)
         case Broken(kind=kind, message=message):
-            label = "does not start" if kind == "start" else "breaks"
+            label = "does not start" if kind in ("start", "environment") else "breaks"
             return State(kind="failure", label=label, detail=message)
         case Unsupported(what=what, reason=reason):
             return State(kind="failure", label="not offered", detail=f"{what}: {reason}")
@@ -240,12 +239,6 @@ def _reason(error: ConformanceError) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _environments() -> frozenset[str]:
-    with suppress(OSError):
-        return frozenset(path.name for path in (cache_root() / "environments").iterdir())
-    return frozenset()
 
 
 @cache

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from conformance.plan import Group
 from conformance.record import Finding, Incident, Trial
-from conformance.verdict import Unrepresentable, Unsupported, Verdict
+from conformance.verdict import Broken, Unrepresentable, Unsupported, Verdict, core
 
 
 def word(verdict: Verdict) -> str:
@@ -109,8 +109,9 @@ class Lines:
         """Nothing: there are too many."""
 
     def finding(self, finding: Finding) -> None:
-        """Say a finding; one that was declared before the run is no news."""
-        if isinstance(finding.verdict, Unsupported):
+        """Say a finding; one that was declared before the run, or that there is no environment, is no news."""
+        inner = core(finding.verdict)
+        if isinstance(inner, Unsupported) or (isinstance(inner, Broken) and inner.kind == "environment"):
             return
         self._say(
             f"{finding.candidate}: {finding.requirement} {finding.dtype}: {word(finding.verdict)}"

@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
@@ -83,12 +83,17 @@ class Interpreter:
     kind: beside the harness, in a managed environment, or named by the user.
     label: the same for human readers.
     location: folder of the managed environment.
+    makeshift: it is of one release, whose companions are not known to be of its time: that it does not start there
+        tells nothing about the release.
+    made: this very call has made it, and did not find it.
     """
 
     python: Path
     kind: Literal["current", "managed", "path"]
     label: str
     location: Path | None = None
+    makeshift: bool = False
+    made: bool = field(default=False, compare=False)
 
 
 class _Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +205,7 @@ def managed(
     requirements: Sequence[str],
     *,
     release_of: str = "",
+    pinned: Sequence[str] = (),
     progress: Progress = _silent,
     wait_s: float = _WAIT_S,
 ) -> Interpreter:
@@ -213,7 +219,7 @@ def managed(
     name: readable part of the environment's folder name.
     requirements: as `requirements_for` returns them; their order does not matter.
     release_of: the distribution of which one release was asked for, perhaps an old one: it gets the companions of its
-        time, see `resolution`.
+        time, see `resolution`. pinned: requirement lines whose companions are taken where those would bring CUDA.
     progress: told one line per stage; nothing is said when the environment is there already.
     wait_s: how long to wait for another process that is making this environment.
 
@@ -232,14 +238,22 @@ def managed(
         python=_python_in(folder), kind="managed", label=f"managed: {', '.join(lines)}", location=folder
     )
     if _complete(folder):
-        return interpreter
+        return _told(interpreter, folder, release_of, made=False)
     with _cache("written"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, wait_s=wait_s, progress=progress):
-            if not _complete(folder):  # else another process made it while we waited
+            made = not _complete(folder)
+            if made:  # else another process made it while we waited
                 _remove(folder)
-                _make(folder, name, lines, release_of, progress)
-    return interpreter
+                _make(folder, name, lines, release_of, pinned, progress)
+    return _told(interpreter, folder, release_of, made=made)
+
+
+def _told(interpreter: Interpreter, folder: Path, release_of: str, *, made: bool) -> Interpreter:
+    """What is known of a complete environment only."""
+    found = _facts(folder)
+    makeshift = bool(release_of) and found is not None and not found[0].until
+    return replace(interpreter, makeshift=makeshift, made=made)
 
 
 def list_environments() -> list[Managed]:
@@ -438,14 +452,21 @@ def _cache(verb: str) -> Iterator[None]:
         ) from None
 
 
-def _make(folder: Path, name: str, requirements: tuple[str, ...], release_of: str, progress: Progress) -> None:
+def _make(
+    folder: Path,
+    name: str,
+    requirements: tuple[str, ...],
+    release_of: str,
+    pinned: Sequence[str],
+    progress: Progress,
+) -> None:
     """Build an environment and give it its place. The caller holds its lock."""
     began = time.monotonic()
     progress(f"making {folder.name}")
     partial = _new_partial(folder)
     try:
         uv = installer.find_uv(progress)
-        found = resolved(requirements, release_of, progress=progress, uv=uv) if release_of else None
+        found = resolved(requirements, release_of, pinned=pinned, progress=progress, uv=uv) if release_of else None
         if found is None:
             installer.install(partial, requirements, progress=progress, uv=uv)
         else:

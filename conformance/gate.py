@@ -2,7 +2,8 @@
 
 Two releases are asked the same questions, or one of them is a record accepted earlier. Every requirement of every
 variant and dtype falls into one class. Only what decides (MUST) makes an answer, and nothing is safe by default: where
-nothing was compared on both sides, or one of them could not tell, the answer is "could not tell".
+nothing was compared on both sides, or one of them could not tell, the answer is "could not tell"; where all is known,
+and what was wrong is wrong in another way, it is "changed", for people to decide.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Kind = Literal["regressed", "changed", "inconclusive", "gone", "fixed", "new", "
 KINDS: Final[tuple[Kind, ...]] = ("regressed", "changed", "inconclusive", "gone", "fixed", "new", "unchanged")
 """What asks for a reader first."""
 
-Answer = Literal["safe", "regressed", "could not tell"]
+Answer = Literal["safe", "regressed", "could not tell", "changed"]
 # The same cases ran on both sides: a divergence of one cause keeps its size, whatever the rounding.
 SIZE_FACTOR: Final = 4.0
 
@@ -75,7 +76,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 safe; 1 regressed, or the list of known divergences does not hold; 3 could not tell."""
+        """0 safe; 1 regressed, or the list of known divergences does not hold; 3 could not tell, or changed."""
         if self.problems:
             return 1
         match self.answer:
@@ -83,7 +84,7 @@ class Outcome:
                 return 0
             case "regressed":
                 return 1
-            case "could not tell":
+            case "could not tell" | "changed":
                 return 3
             case _:
                 assert_never(self.answer)
@@ -209,13 +210,19 @@ def outcome(record: Record) -> Outcome:
         earlier, probes, lines = gate.findings, gate.probes, gate.candidates
     decides = _deciding(record)
     changes = tuple(
-        sorted(_changes(gate, earlier, record.findings, decides), key=lambda c: (KINDS.index(c.kind), not c.decides))
+        sorted(
+            _changes(gate, earlier, record.findings, decides, whole=not record.problem),
+            key=lambda c: (KINDS.index(c.kind), not c.decides),
+        )
     )
     doubts = tuple(_doubts(record, changes))
-    if any(c.kind == "regressed" and c.decides for c in changes):
+    kinds = {change.kind for change in changes if change.decides}
+    if "regressed" in kinds:
         answer: Answer = "regressed"
+    elif doubts:
+        answer = "could not tell"
     else:
-        answer = "could not tell" if doubts else "safe"
+        answer = "changed" if "changed" in kinds else "safe"
     return Outcome(
         gate=gate,
         answer=answer,
@@ -236,7 +243,12 @@ def _deciding(record: Record) -> Callable[[str], bool]:
 
 
 def _changes(
-    gate: GateLine, earlier: Iterable[Finding], later: Iterable[Finding], decides: Callable[[str], bool]
+    gate: GateLine,
+    earlier: Iterable[Finding],
+    later: Iterable[Finding],
+    decides: Callable[[str], bool],
+    *,
+    whole: bool,
 ) -> Iterator[Change]:
     old = {(f.candidate, f.requirement, f.dtype): f for f in earlier}
     new = {(f.candidate, f.requirement, f.dtype): f for f in later}
@@ -247,6 +259,9 @@ def _changes(
             after = new.get((pair.after, requirement, dtype))
             if not _offered(before) and not _offered(after):
                 continue  # declared out on both sides: nothing was asked
+            awaited = (after is None and pair.after) or (before is None and pair.before and not gate.source)
+            if awaited and not whole:
+                continue  # the run broke off before it came to this: neither new nor gone
             kind, why = classify(before, after)
             yield Change(
                 pair=pair,
@@ -283,7 +298,7 @@ def classify(before: Finding | None, after: Finding | None) -> tuple[Kind, str]:
             return _divergences(first, second)
         case Diverges():
             return (
-                ("regressed", "") if isinstance(first, Agrees) else ("changed", "it broke, now it answers, and wrongly")
+                ("regressed", "") if isinstance(first, Agrees) else ("changed", "it broke; now it answers, and wrongly")
             )
         case Broken() if isinstance(first, Broken):
             same = (first.kind, first.signal) == (second.kind, second.signal)
@@ -332,13 +347,15 @@ def _doubts(record: Record, changes: Sequence[Change]) -> Iterator[str]:
     own = [change for change in changes if change.decides]
     if not any(_compared(c.before) and _compared(c.after) for c in own):
         yield "nothing that decides was compared on both sides"
+    elif not any(_answered(c.before) or _answered(c.after) for c in own):
+        # Two releases that do not even start are as bad as each other, and neither is shown to be of any use.
+        yield "neither side gave any answer to what decides"
     seen = {change.pair.after for change in changes if change.after is not None}
     for pair in record.gate.pairs if record.gate is not None else ():
         if pair.after and pair.after not in seen:
             yield f"there is no finding on {pair.after}"
     for kind, said in (
         ("inconclusive", "could not be told"),
-        ("changed", "differ from the equations in another way than before"),
         ("gone", "are not offered any more"),
     ):
         found = [c for c in own if c.kind == kind and (kind != "gone" or _compared(c.before))]
@@ -353,3 +370,8 @@ def _doubts(record: Record, changes: Sequence[Change]) -> Iterator[str]:
 def _compared(finding: Finding | None) -> bool:
     """Whether a side shows something about its candidate: an answer, or that there is none."""
     return finding is not None and _offered(finding) and not _untold("", core(finding.verdict))
+
+
+def _answered(finding: Finding | None) -> bool:
+    """Whether a side computed something, right or wrong."""
+    return _compared(finding) and finding is not None and not isinstance(core(finding.verdict), Broken)

@@ -100,7 +100,9 @@ class Host:
 
     @property
     def _hint(self) -> str:
-        """What to do when a framework beside the harness cannot be imported."""
+        """What to do when a framework cannot be imported beside the harness, or beside makeshift companions."""
+        if self._interpreter.makeshift:
+            return "; no companions of its time were found, it may be theirs: name an environment of your own by @PATH"
         if self._interpreter.kind != "current" or not self._adapter.requirements:
             return ""
         return f"; the adapter wants {', '.join(self._adapter.requirements)}, or another release of it"
@@ -191,7 +193,8 @@ class Host:
         answer = self._ask(process, hello, self._adapter.start_seconds, "its start")
         if isinstance(answer, Broken):
             broken = Broken(
-                kind="start",
+                # Beside companions that it never knew, nothing is shown about the release.
+                kind="environment" if self._interpreter.makeshift else "start",
                 message=f"{self._adapter.title} does not start ({self._interpreter.label}): "
                 f"{answer.message}{self._hint}",
                 exit_code=answer.exit_code,

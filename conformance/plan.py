@@ -127,7 +127,8 @@ def interpreter_of(candidate: Candidate, progress: Progress) -> Interpreter:
     )
     # Named after the framework: adapters of one framework with the same requirements share an environment.
     release_of = "" if spec.version is None else adapter.distribution
-    return managed(adapter.distribution, lines, release_of=release_of, progress=progress)
+    pinned = requirements_for(adapter.requirements, distribution=adapter.distribution)
+    return managed(adapter.distribution, lines, release_of=release_of, pinned=pinned, progress=progress)
 
 
 def _is_source(spec: Spec) -> bool:

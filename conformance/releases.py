@@ -137,7 +137,7 @@ def _asked(distribution: str, kept: _Kept | None, *, pre: bool, progress: Progre
                 got=f"{error.what}\n{error.got}".strip(),
                 hint=error.hint,
             ) from None
-        progress(f"{error.what}: using the list of releases of {kept.fetched}")
+        progress(f"{error.what.partition(';')[0]}: using the list of releases of {kept.fetched}")
         return kept
     # What differs in its local part only (2.13.0, 2.13.0+cpu) is one release.
     found = sorted({Version(Version(version).public) for version in versions})

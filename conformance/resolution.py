@@ -34,7 +34,7 @@ OLDEST_PYTHON: Final = (3, 11)
 # The files of one release, and the distributions that it consists of, come within hours of each other.
 GRACE: Final = timedelta(days=2)
 
-_CUDA: Final = re.compile(r"(nvidia|cuda)[-_].*|.*[-_]cu1\d", re.IGNORECASE)
+_CUDA_NAMES: Final = re.compile(r"(nvidia|cuda)[-_].*|.*[-_]cu1\d", re.IGNORECASE)
 # What uv says of a release that is there for no Python at all.
 _NOWHERE: Final = "there is no version of"
 _WHEELS: Final = ("--no-build",)
@@ -66,8 +66,17 @@ class Offer:
     yanked: str
 
 
-def resolved(requirements: Sequence[str], distribution: str, *, progress: Progress, uv: Uv | None = None) -> Resolution:
+def resolved(
+    requirements: Sequence[str],
+    distribution: str,
+    *,
+    pinned: Sequence[str] = (),
+    progress: Progress,
+    uv: Uv | None = None,
+) -> Resolution:
     """Decide what the environment of one release of `distribution` gets; the rest of `requirements` is for all.
+
+    pinned: requirement lines whose companions are taken where those of its time would bring CUDA.
 
     Raises
     ------
@@ -90,6 +99,8 @@ def resolved(requirements: Sequence[str], distribution: str, *, progress: Progre
         if first is not None:
             progress(f"{own} does not support this Python: {python} does")
         found = _companions(uv, requirements, offer, python, progress)
+        if _cuda(found.pins):
+            found = _pinned(uv, own, distribution, pinned, python, progress) or found
         _without_cuda(found.pins, own)
         return found
     assert first is not None
@@ -146,15 +157,36 @@ def _pins(uv: Uv, requirements: Sequence[str], python: Path, limits: Sequence[st
     return tuple(line for line in lines if line and not line.startswith(("#", "-")))
 
 
+def _pinned(
+    uv: Uv, own: str, distribution: str, pinned: Sequence[str], python: Path, progress: Progress
+) -> Resolution | None:
+    """The release beside pinned companions, None where they do not fit it, or there are none."""
+    others = [line for line in pinned if not _names(line, distribution)]
+    if not others:
+        return None
+    try:
+        pins = _pins(uv, [own, *others], python, _WHEELS)
+    except Unreachable:
+        raise
+    except EnvironmentUnavailable:
+        return None
+    progress(f"{own}: companions of its time would bring CUDA libraries, taking {', '.join(others)}")
+    return Resolution(pins=pins, python=python)
+
+
+def _cuda(pins: Sequence[str]) -> list[str]:
+    """The names of what brings CUDA libraries."""
+    found = [Requirement(pin) for pin in pins]
+    return sorted(one.name for one in found if _CUDA_NAMES.fullmatch(one.name) or "+cu" in str(one.specifier))
+
+
 def _without_cuda(pins: Sequence[str], own: str) -> None:
     """Refuse what would bring CUDA libraries."""
-    found = [Requirement(pin) for pin in pins]
-    cuda = [one.name for one in found if _CUDA.fullmatch(one.name) or "+cu" in str(one.specifier)]
-    if cuda:
+    if cuda := _cuda(pins):
         raise EnvironmentUnavailable(
             f"It would bring CUDA libraries, gigabytes of them; not installed: {own}",
             where="uv pip compile",
-            got=f"{len(cuda)} of {len(pins)} packages: {', '.join(sorted(cuda)[:4])}, ...",
+            got=f"{len(cuda)} of {len(pins)} packages: {', '.join(cuda[:4])}, ...",
             wanted="a build for the CPU",
             hint="name a folder or page with CPU builds of this release by pip's find-links (PIP_FIND_LINKS), or make "
             "the environment yourself and name it: ADAPTER:VARIANT@PATH",

@@ -123,11 +123,11 @@ def _kept(record: Record) -> Iterator[Line]:
     """Of every candidate all lines up to its last finding: what follows belongs to a group that was not finished."""
     last: dict[str, int] = {}
     for place, line in enumerate(record.body):
-        if isinstance(line, Finding) and not _unmade(line):
+        if isinstance(line, Finding) and not is_unmade(line):
             last[line.candidate] = place
     for place, line in enumerate(record.body):
         match line:
-            case Finding() if _unmade(line):
+            case Finding() if is_unmade(line):
                 continue
             case CandidateLine(name=name):
                 pass
@@ -145,7 +145,7 @@ def _kept(record: Record) -> Iterator[Line]:
             yield line
 
 
-def _unmade(finding: Finding) -> bool:
+def is_unmade(finding: Finding) -> bool:
     """Whether there was no environment to find anything in: there may be one now."""
     verdict = core(finding.verdict)
     return isinstance(verdict, Broken) and verdict.kind == "environment"

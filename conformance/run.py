@@ -206,6 +206,7 @@ def _candidate(
         what, _, details = str(error).partition("\n")
         # Without an environment nothing is known of the candidate; a worker that does not start is its own doing.
         kind: BrokenKind = "environment" if isinstance(error, EnvironmentUnavailable) else "start"
+        progress.stage(candidate.name, f"given up: {what}")
         _fill(groups, findings, tell, Broken(kind=kind, message=what, stderr_tail=details))
     except Exception as error:
         # A defect of the harness itself must not take the other candidates' results with it.

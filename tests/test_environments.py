@@ -336,11 +336,12 @@ def test_killed_build_is_cleared_and_repeated() -> None:
 
 @pytest.mark.usefixtures("wheels")
 def test_two_processes_make_one_environment() -> None:
-    """Another process that asks while we make the environment says so, waits, and uses ours."""
+    """Another process that asks while we make the environment says so, waits, uses ours, and knows that it is ours."""
     code = (
         "import functools; from conformance.environments import managed\n"
         "tell = functools.partial(print, flush=True)\n"
-        "tell('got', managed('tiny', ['tiny==1.0'], progress=tell).location)"
+        "found = managed('tiny', ['tiny==1.0'], progress=tell)\n"
+        "tell('got', found.location, found.made)"
     )
     asking: list[subprocess.Popen[str]] = []
     said: list[str] = []
@@ -351,10 +352,12 @@ def test_two_processes_make_one_environment() -> None:
             assert asking[0].stdout is not None
             said.append(asking[0].stdout.readline())
 
-    location = managed("tiny", ["tiny==1.0"], progress=progress).location
+    ours = managed("tiny", ["tiny==1.0"], progress=progress)
+    location = ours.location
     assert location is not None
+    assert ours.made
     said += asking[0].communicate(timeout=20)[0].splitlines()
-    assert said == [f"waiting for another process that is making {location.name}\n", f"got {location}"]
+    assert said == [f"waiting for another process that is making {location.name}\n", f"got {location} False"]
     assert entries() == [location.name]
 
 

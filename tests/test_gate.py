@@ -201,6 +201,25 @@ def test_the_answer_follows_the_classes(before: Verdict, after: Verdict, code: i
     assert outcome(record(*both(before, after), *fine)).exit_code == expected
 
 
+def test_what_is_wrong_in_another_way_is_neither_safe_nor_regressed() -> None:
+    """All is known, and people must decide: not the same as an answer that could not be had."""
+    for before, after in ((RAISED, diverges("drop_rbhn_t0")), (diverges("swap_rz"), diverges("update_flip"))):
+        found = outcome(record(*both(before, after), *both(AGREES, AGREES, "gru_hidden_zeros")))
+        assert (found.answer, found.exit_code, found.doubts) == ("changed", 3, ())
+        doubted = outcome(record(*both(before, after), *both(AGREES, BLANK, "gru_hidden_zeros")))
+        assert doubted.answer == "could not tell"
+
+
+@pytest.mark.parametrize("broken", [CRASH, RAISED, Broken(kind="start", message="No module named 'jax.config'")])
+def test_two_sides_without_any_answer_are_not_safe(broken: Broken) -> None:
+    """Releases that do not even start are equally bad, which nobody may take for a pass."""
+    found = outcome(record(*both(broken, broken)))
+    assert (found.answer, found.exit_code) == ("could not tell", 3)
+    assert found.doubts == ("neither side gave any answer to what decides",)
+    fine = outcome(record(*both(broken, broken), *both(AGREES, AGREES, "gru_hidden_zeros")))
+    assert fine.answer == "safe"
+
+
 def test_what_does_not_decide_is_told_and_decides_nothing() -> None:
     """A SHOULD requirement that got worse is a regression of the list, not of the answer."""
     found = outcome(record(*both(AGREES, AGREES), *both(AGREES, diverges("swap_rz"), "gru_not_finite")))
@@ -212,6 +231,19 @@ def test_an_incomplete_record_is_not_safe_but_may_be_regressed() -> None:
     """What has not been asked could have regressed; what has regressed has."""
     assert outcome(record(*both(AGREES, AGREES), whole=False)).answer == "could not tell"
     assert outcome(record(*both(AGREES, CRASH), whole=False)).answer == "regressed"
+
+
+def test_what_an_interrupted_gate_had_not_come_to_is_neither_new_nor_gone() -> None:
+    """One side is ahead of the other: that says nothing about what they offer. A baseline was whole."""
+    ahead = [*both(AGREES, AGREES), finding(BEFORE, AGREES, "gru_split"), finding(AFTER, AGREES, "gru_causal")]
+    found = outcome(record(*ahead, whole=False))
+    assert [(c.requirement, c.kind) for c in found.changes] == [("gru_hidden_none", "unchanged")]
+    assert found.answer == "could not tell"
+    kinds = {c.requirement: c.kind for c in outcome(record(*ahead)).changes}
+    assert kinds == {"gru_hidden_none": "unchanged", "gru_split": "gone", "gru_causal": "new"}
+    held = Gate(before=BEFORE, after=AFTER, pairs=(Pair(before=BEFORE, after=AFTER),), source="old.jsonl")
+    late = record(finding(AFTER, AGREES, "gru_causal"), whole=False, gate=held)
+    assert [c.kind for c in outcome(late).changes] == ["new"]
 
 
 def test_a_side_without_findings_is_not_safe() -> None:

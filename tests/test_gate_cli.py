@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET  # of what this test has written
 import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
-from test_gate import AGREES, CRASH, both, diverges, finding, record
+from test_gate import AGREES, CRASH, RAISED, both, diverges, finding, record
 
 from conformance.cli import main
 from conformance.gate import outcome
@@ -21,6 +21,8 @@ from conformance.report.gate import gate_text
 from conformance.report.html import render_html
 from conformance.report.junit import junit
 from conformance.report.summary import markdown, plain
+from conformance.requirement import REQUIREMENTS
+from conformance.verdict import Broken
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
 SHORT = ("--adapter", WRONG, "-q", "--examples", "2", "-k", "gru_hidden_none")
@@ -134,7 +136,10 @@ def test_an_environment_that_is_not_there_cannot_be_told(monkeypatch: pytest.Mon
         main, ["gate", "numpy@here", "wrong:good", "-q", "--examples", "1", "-k", "gru_hidden_none", "--adapter", WRONG]
     )
     assert result.exit_code == 3
-    assert "not installed beside the harness" in " ".join(result.output.split())
+    said = " ".join(result.output.split())
+    assert "not available: numpy:float32@here: numpy is not installed beside the harness" in said
+    assert "hint: install it here, or name a release" in said
+    assert f"--resume {the_record()}" in said
 
 
 def timeless(path: Path) -> list[str]:
@@ -274,6 +279,44 @@ def test_an_abort_after_the_last_result_is_noted_and_no_failure() -> None:
     assert text.incidents == ("one:a==2: the worker ended with exit code 134 after delivering every result",)
     assert "exit code 134" in markdown(text)
     assert "exit code 134" in render_html(own)
+
+
+def test_a_loud_failure_that_became_a_silent_one_is_told_in_the_answer() -> None:
+    """Named with both sides, on every surface, and as what it is: neither safe nor regressed."""
+    own = record(*both(RAISED, diverges("drop_rbhn_t0")), *both(CRASH, AGREES, "gru_hidden_zeros"))
+    found = outcome(own)
+    text = gate_text(own, found)
+    assert text.answer == "Neither safe nor regressed"
+    assert "gru_hidden_none in one:a (float32): no answer (exception) before, drop_rbhn_t0 now" in text.paragraph
+    assert "What raised an error before now goes wrong in silence" in text.paragraph
+    assert "Fixed: gru_hidden_zeros" in text.paragraph
+    assert "could not" not in text.paragraph.lower()
+    assert "::warning title=RNN gate%3A neither safe nor regressed::" in workflow_commands(text)
+    assert markdown(text).startswith("## RNN gate: neither safe nor regressed")
+    answer = ET.fromstring(junit(found))[0][0]
+    assert answer.find("error") is not None
+    other = record(*both(diverges("swap_rz", size=0.5), diverges("swap_rz", size=50.0)))
+    said = gate_text(other, outcome(other)).paragraph
+    assert "largest difference 0.5 before, diverges: swap_rz, largest difference 50 now" in said
+    assert "in silence" not in said
+
+
+def test_a_side_that_never_came_up_is_told_once_and_with_what_to_do() -> None:
+    """One row for all its checks, the reason in full on every surface, and not twice in one line."""
+    gone = Broken(kind="environment", message="Nothing can be downloaded", stderr_tail="  where: uv\n  hint: check it")
+    names = [name for name in REQUIREMENTS if name.startswith("gru_hidden")]
+    own = record(*(line for name in names for line in both(AGREES, gone, name)))
+    found = outcome(own)
+    assert found.exit_code == 3
+    text = gate_text(own, found)
+    assert len(names) > 1
+    (row,) = text.rows
+    assert all(name in row.requirement for name in names)
+    assert (row.before, row.after, row.why) == ("agrees", "broken (environment): Nothing can be downloaded", "")
+    (absence,) = text.absent
+    assert (absence.candidate, absence.what) == ("one:a==2", "Nothing can be downloaded")
+    for surface in (markdown(text), render_html(own), workflow_commands(text)):
+        assert "hint: check it" in surface
 
 
 def test_junit_never_reads_as_a_pass_where_the_answer_is_none() -> None:

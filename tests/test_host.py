@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -197,6 +198,22 @@ def test_a_framework_that_cannot_be_imported_is_a_start_failure() -> None:
         for answer in answers
     )
     assert len(watched.incidents) == 1
+
+
+def test_beside_makeshift_companions_a_failed_start_accuses_nobody() -> None:
+    """The same failure where the companions are not of the release's time: it had no environment, and that is said."""
+    adapter = read_adapter(Path(__file__).parent / "miniatures" / "broken_import")
+    makeshift = Interpreter(python=Path(sys.executable), kind="managed", label="managed: old", makeshift=True)
+    told: list[Broken] = []
+    host = Host(
+        adapter, adapter.variants["only"], makeshift, incident=told.append, ready=lambda *_: pytest.fail("it came up")
+    )
+    with host:
+        answer = host.observe(a_case())
+    assert isinstance(answer, Broken)
+    assert answer.kind == "environment"
+    assert "no companions of its time were found" in answer.message
+    assert told == [answer]
 
 
 def test_an_interpreter_that_is_not_there_is_a_start_failure(miniature: MiniatureOf, tmp_path: Path) -> None:

@@ -166,6 +166,33 @@ def test_cuda_is_refused_before_anything_is_downloaded(index: Index) -> None:
     assert list_environments() == []
 
 
+def test_where_companions_of_its_time_bring_cuda_the_pinned_ones_are_taken(index: Index) -> None:
+    """And said; where the release does not go with them, what is refused is what its own time would bring."""
+    index.add("nvidia_cublas", "12.0", "2021-01-01T00:00:00Z")
+    index.files["nvidia-cublas"] = index.files.pop("nvidia_cublas")
+    index.add("engine", "1.0", "2021-01-01T00:00:00Z", needs=("nvidia-cublas",))
+    index.add("engine", "2.0", "2024-01-01T00:00:00Z")
+    index.add("model", "1.0", "2021-06-01T00:00:00Z", needs=("engine",))
+    told: list[str] = []
+    pinned = ["model==7.0", "engine==2.0"]
+    found = resolved(["model==1.0", "engine"], "model", pinned=pinned, progress=told.append)
+    assert found.pins == ("engine==2.0", "model==1.0")
+    assert found.until == ""
+    assert any("would bring CUDA libraries, taking engine==2.0" in line for line in told)
+    for pins in ((), ["model==7.0"], ["model==7.0", "engine==9.0"]):
+        with pytest.raises(EnvironmentUnavailable, match="CUDA libraries"):
+            QUIET(["model==1.0", "engine"], "model", pinned=pins)
+
+
+def test_an_environment_without_companions_of_its_time_is_makeshift(index: Index) -> None:
+    """Also when it is found again; those of its time, and those of no single release, are not."""
+    newest = ["old==1.0", "companion>=2"]
+    for _ in range(2):
+        assert managed("old", newest, release_of="old").makeshift
+        assert not managed("old", ["old==1.0", "companion"], release_of="old").makeshift
+        assert not managed("old", ["old==1.0"]).makeshift
+
+
 def test_a_release_for_another_python_takes_one_that_is_installed(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,7 +180,7 @@ def call_of(case: WorkerCase) -> Call:
         carry = pack(case.h0, case.c0, case.directions)
         path = "flax.linen.RNN({layer})(x, initial_carry)"
     path = attest(path.format(layer=name), case.features)
-    inputs = jax.tree.map(lambda array: array.astype(dtype), (params, case.x, carry))
+    inputs = jax.tree_util.tree_map(lambda array: array.astype(dtype), (params, case.x, carry))
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
     if case.cotangents is None:

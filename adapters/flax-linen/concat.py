@@ -128,7 +128,7 @@ def layer_of(case: WorkerCase) -> tuple[nn.RNN, str]:
 def inputs_of(case: WorkerCase) -> Any:
     """(params, x, h0) in the dtype of the case; h0 is None where the state is omitted."""
     dtype = jnp.dtype(case.dtype)
-    return jax.tree.map(lambda array: array.astype(dtype), (parameters_of(case), case.x, case.h0))
+    return jax.tree_util.tree_map(lambda array: array.astype(dtype), (parameters_of(case), case.x, case.h0))
 
 
 def run(case: WorkerCase) -> Result:

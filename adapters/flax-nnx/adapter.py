@@ -183,11 +183,11 @@ def call_of(case: WorkerCase) -> Call:
         p = block(case.parameters, 0, direction)
         weights.append({target: assemble(terms, p).T for target, terms in recipe.items()})
     carry = None if case.h0 is None else pack(case.h0, case.c0, case.directions)
-    inputs = jax.tree.map(lambda array: array.astype(dtype), (weights, case.x, carry))
+    inputs = jax.tree_util.tree_map(lambda array: array.astype(dtype), (weights, case.x, carry))
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
-    graph = definition(layer, case.cell, case.x.shape[-1], case.hidden, case.dtype)
-    form = Form(case.variant.removesuffix(LSTM_CELL), graph, case.reverse)
+    cell = definition(layer, case.cell, case.x.shape[-1], case.hidden, case.dtype)
+    form = Form(case.variant.removesuffix(LSTM_CELL), cell, case.reverse)
     if case.cotangents is None:
         return Call(recipe, forward, form, inputs, (case.lengths,))
     wanted = {key: array.astype(dtype) for key, array in case.cotangents.items()}
@@ -230,16 +230,16 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
         if level == "cell":
             if case.h0 is None or case.features:
                 raise ValueError("a cell takes its state as an argument and knows neither lengths nor directions")
-            graph = call.form.graphs
+            cell = call.form.definition
             steps = [x[..., t, :] for t in range(x.shape[-2])]
-            traced = read(one_step.trace(graph, *weights, carry, steps[0]).jaxpr.jaxpr)
+            traced = read(one_step.trace(cell, *weights, carry, steps[0]).jaxpr.jaxpr)
             called = layer_name(" and ".join(sorted(set(traced.products))), case)
             path = f"jax.jit(flax.nnx.{called})(carry, x_t) from Python"
 
             def function() -> Any:
                 state, states = carry, []
                 for x_t in steps:
-                    state, h = one_step(graph, *weights, state, x_t)
+                    state, h = one_step(cell, *weights, state, x_t)
                     states.append(h)
                 return states
 

@@ -5,20 +5,46 @@ A graph definition is built once per size and the weights are arguments, so that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.traverse_util import unflatten_dict
 
 ACTIVATIONS = {"elman": nnx.tanh, "elman_relu": nnx.relu}
 
 
+@dataclass(frozen=True)
+class Definition:
+    """A cell without its weights. state: shapes and dtypes of all that it holds."""
+
+    graph: nnx.GraphDef
+    state: Any = field(compare=False)
+
+    def cell(self, weights: Any) -> nnx.Module:
+        """The cell with these weights, by dotted name; ValueError for one that it does not hold."""
+        used = set()
+
+        def filled(path: Any, leaf: Any) -> Any:
+            # What holds an array is a step of the path in some releases.
+            name = ".".join(str(key.key) for key in path if hasattr(key, "key") and key.key != "value")
+            if name in weights:
+                used.add(name)
+                return weights[name]
+            # Up to Flax 0.10 a cell keeps the generator that made its weights.
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            return jax.random.key(0) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+
+        state = jax.tree_util.tree_map_with_path(filled, self.state)
+        if used != set(weights):
+            raise ValueError(f"the cell has no place for {', '.join(sorted(set(weights) - used))}")
+        return nnx.merge(self.graph, state)
+
+
 @cache
-def definition(layer: str, cell: str, features: int, hidden: int, dtype: str) -> nnx.GraphDef:
+def definition(layer: str, cell: str, features: int, hidden: int, dtype: str) -> Definition:
     """The cell without its weights.
 
     Built abstractly, since an initialiser costs a compilation per size, and with zeros, since the orthogonal default
@@ -36,7 +62,7 @@ def definition(layer: str, cell: str, features: int, hidden: int, dtype: str) ->
         param_dtype=dtype,
         **options,
     )
-    return nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))[0]
+    return Definition(*nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))))
 
 
 def step(cell: nnx.Module, carry: Any, x_t: jax.Array) -> tuple[Any, Any]:
@@ -54,14 +80,14 @@ def unrolled(cell: nnx.Module, x: jax.Array, carry: Any) -> tuple[Any, Any]:
     for t in range(x.shape[-2]):
         carry, seen = step(cell, carry, x[..., t, :])
         steps.append(seen)
-    outputs, cells = jax.tree.map(lambda *arrays: jnp.stack(arrays, axis=-2), *steps)
+    outputs, cells = jax.tree_util.tree_map(lambda *arrays: jnp.stack(arrays, axis=-2), *steps)
     return (carry, outputs), cells
 
 
 def lax_scan(cell: nnx.Module, x: jax.Array, carry: Any) -> tuple[Any, Any]:
     """The cell closed over by the body of a scan over the leading axis."""
     final, stacked = jax.lax.scan(partial(step, cell), carry, jnp.moveaxis(x, -2, 0))
-    outputs, cells = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -2), stacked)
+    outputs, cells = jax.tree_util.tree_map(lambda array: jnp.moveaxis(array, 0, -2), stacked)
     return (final, outputs), cells
 
 
@@ -93,12 +119,12 @@ class Form:
     """What of a case decides on the program beside shapes and dtypes."""
 
     variant: str
-    graphs: Any
+    definition: Definition
     reverse: bool
 
     def forward(self, weights: Any, x: Any, carry: Any, lengths: Any) -> Any:
         """((the final carry, all states), all memories where the variant gives them)."""
-        cells = [nnx.merge(self.graphs, unflatten_dict(each, sep=".")) for each in weights]
+        cells = [self.definition.cell(each) for each in weights]
         if self.variant == "rnn":
             return rnn(cells, x, carry, lengths, reverse=self.reverse)
         return FORMS[self.variant](*cells, x, carry)
@@ -114,6 +140,6 @@ backward = jax.jit(Form.backward, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
-def one_step(graph: nnx.GraphDef, weights: Any, carry: Any, x_t: Any) -> Any:
+def one_step(definition: Definition, weights: Any, carry: Any, x_t: Any) -> Any:
     """One call of the cell: (the next carry, the state)."""
-    return nnx.merge(graph, unflatten_dict(weights, sep="."))(carry, x_t)
+    return definition.cell(weights)(carry, x_t)

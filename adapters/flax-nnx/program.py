@@ -6,10 +6,11 @@ name a function that did not run, whatever the code around it says.
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def read(jaxpr: Any) -> Program:
     products: list[str] = []
     loops: list[Loop] = []
     for equation in jaxpr.eqns:
-        if "transpose" in str(equation.source_info.name_stack):
+        # Its elements, since older releases of JAX spell a stack of transformations alone as nothing.
+        if any(part.name == "transpose" for part in equation.source_info.name_stack.stack):
             continue
         inner = [read(each) for each in _inner(equation)]
         if equation.primitive.name == "dot_general":
@@ -85,8 +87,25 @@ def _frames(equation: Any) -> Any:
 
 def _cell(equation: Any) -> str:
     """The class whose method asked for a product, innermost."""
-    names = (frame.function_name for frame in _frames(equation) if frame.file_name == CELLS)
-    return next(names, NO_CELL).partition(".")[0]
+    return next((_class(frame) for frame in _frames(equation) if frame.file_name == CELLS), NO_CELL)
+
+
+def _class(frame: Any) -> str:
+    """The class that a method of the cells' file belongs to; older releases of JAX tell the method's name alone."""
+    name, dot, _ = frame.function_name.partition(".")
+    if dot:
+        return str(name)
+    return next((own for own, first, last in _classes() if first <= frame.line_num <= last), NO_CELL)
+
+
+@cache
+def _classes() -> tuple[tuple[str, int, int], ...]:
+    """Every class of the cells' file, with its first and last line."""
+    assert CELLS is not None
+    tree = ast.parse(Path(CELLS).read_text(encoding="utf-8"))
+    return tuple(
+        (node.name, node.lineno, node.end_lineno or node.lineno) for node in tree.body if isinstance(node, ast.ClassDef)
+    )
 
 
 def _maker(equation: Any) -> str:

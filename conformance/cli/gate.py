@@ -28,7 +28,7 @@ from conformance.report.html import render_html
 from conformance.report.junit import junit
 from conformance.report.summary import markdown
 from conformance.requirement import Requirement, select_requirements
-from conformance.resume import Resumption, resumption
+from conformance.resume import Resumption, is_unmade, resumption
 from conformance.rounding import DTYPES
 from conformance.run import header
 from conformance.run import run as run_groups
@@ -38,7 +38,8 @@ Exit codes:
   0  safe: nothing that decides is worse
   1  regressed, or the list of known divergences does not hold
   2  bad usage or input
-  3  could not tell: something broke off, is inconclusive, or nothing was compared
+  3  could not tell: something broke off, is inconclusive, or nothing was compared;
+     or neither safe nor regressed: what was wrong is wrong in another way
 """
 
 
@@ -210,5 +211,7 @@ def _present(
     print_gate(text, console)
     click.echo(f"record: {path}")
     click.echo(f"report: {html}")
+    if any(is_unmade(finding) for finding in record.findings):
+        click.echo(f"once the missing environment can be made, go on with the same command and --resume {path}")
     if annotate or (annotate is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         click.echo(workflow_commands(text), nl=False)

@@ -25,6 +25,9 @@ def workflow_commands(text: GateText) -> str:
     """The lines to print to a workflow's log."""
     lines = [_command(*_answer(text), text.paragraph), *_changes(text)]
     lines += [_command("error", f"known divergence: {kind}", said) for kind, said in text.problems[:_MOST]]
+    lines += [
+        _command("warning", f"not available: {own.candidate}", f"{own.what}\n{own.details}") for own in text.absent
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 

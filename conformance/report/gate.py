@@ -17,10 +17,12 @@ from conformance.drift import Drift
 from conformance.gate import KINDS, Answer, Change, Kind, Outcome
 from conformance.record import CandidateLine, FaultEntry, Finding, Incident, Record
 from conformance.report.known import problem_text
-from conformance.report.wording import count, label, listed, number
+from conformance.report.wording import block, count, label, listed, number, one_line
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unsupported, core
 
 _MOST: Final = 6
+_FEW: Final = 3
+_LINES: Final = 4
 Tone: TypeAlias = Literal["diverges", "inconclusive", "agrees", "unsupported"]
 TONES: Final[dict[Kind, Tone]] = {
     "regressed": "diverges",
@@ -32,8 +34,8 @@ TONES: Final[dict[Kind, Tone]] = {
     "unchanged": "unsupported",
 }
 MEANINGS: Final[dict[Kind, str]] = {
-    "regressed": "it agreed, and does not any more",
-    "changed": "it was wrong or broke, and does so in another way: another fault, another size",
+    "regressed": "it agreed, and does not any more; or it answered, and breaks",
+    "changed": "it was wrong or broke, and is wrong or breaks in another way: another fault, another size",
     "inconclusive": "one of the two sides could not tell",
     "gone": "it is not offered any more",
     "fixed": "it was wrong or broke, and agrees now",
@@ -44,6 +46,7 @@ _ANSWERS: Final[dict[Answer, tuple[str, Tone]]] = {
     "safe": ("Safe", "agrees"),
     "regressed": ("Regressed", "diverges"),
     "could not tell": ("Could not tell", "inconclusive"),
+    "changed": ("Neither safe nor regressed", "inconclusive"),
 }
 
 
@@ -79,6 +82,15 @@ class DriftRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """A candidate that never came up. what: why, in a sentence; details: what was found and what to do, in lines."""
+
+    candidate: str
+    what: str
+    details: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateText:
     """The gate's section of a report."""
 
@@ -94,6 +106,7 @@ class GateText:
     drift: str
     problems: tuple[tuple[str, str], ...]
     incidents: tuple[str, ...]
+    absent: tuple[Absence, ...]
     doubts: tuple[str, ...]
 
 
@@ -114,8 +127,31 @@ def gate_text(record: Record, outcome: Outcome) -> GateText:
         drift=drift_text(outcome.drifts),
         problems=tuple((problem.kind, problem_text(problem)) for problem in outcome.problems),
         incidents=tuple(dict.fromkeys(f"{label(i.candidate)}: {label(i.what)}" for i in _exits(record.incidents))),
+        absent=tuple(_absent(outcome)),
         doubts=tuple(label(doubt) for doubt in outcome.doubts),
     )
+
+
+def _absent(outcome: Outcome) -> Iterable[Absence]:
+    """The candidates of which nothing could be asked, each once."""
+    told: set[str] = set()
+    for change in outcome.changes:
+        for finding in (change.before, change.after):
+            if finding is None or finding.candidate in told or not _never_up(finding):
+                continue
+            told.add(finding.candidate)
+            verdict = core(finding.verdict)
+            assert isinstance(verdict, Broken)
+            tail = verdict.stderr_tail.rstrip()
+            if verdict.kind == "start" or tail.startswith("Traceback"):  # the message has the error itself
+                tail = "\n".join(tail.splitlines()[-_LINES:])
+            yield Absence(candidate=label(finding.candidate), what=one_line(verdict.message), details=block(tail))
+
+
+def _never_up(finding: Finding | None) -> bool:
+    """Whether it says that its candidate has no environment, or does not start in it."""
+    verdict = None if finding is None else core(finding.verdict)
+    return isinstance(verdict, Broken) and verdict.kind in ("environment", "start")
 
 
 def _exits(incidents: Iterable[Incident]) -> Iterable[Incident]:
@@ -148,8 +184,17 @@ def paragraph(record: Record, outcome: Outcome) -> str:
             sentences.append(f"Safe: nothing that decides is worse in {after} than in {before}.")
         case "could not tell":
             sentences.append(f"Could not tell whether {after} is as good as {before}: {listed(outcome.doubts)}.")
+        case "changed":
+            sentences.append(
+                f"Neither safe nor regressed: nothing that agreed in {before} is worse in {after}, but what was "
+                "wrong or broke before is now wrong or breaks in another way."
+            )
         case _:
             assert_never(outcome.answer)
+    if changed := outcome.of("changed", decides=True):
+        sentences.append(f"Changed: {_otherwise(record, changed)}.")
+        if any(_silenced(change) for change in changed):
+            sentences.append("What raised an error before now goes wrong in silence: see whether you use it.")
     if fixed:
         sentences.append(f"Fixed: {_told(record, fixed, after=False)}.")
     if outcome.answer == "regressed" and outcome.doubts:
@@ -189,6 +234,31 @@ def _told(record: Record, changes: Sequence[Change], *, after: bool) -> str:
     )
 
 
+def _otherwise(record: Record, changes: Sequence[Change]) -> str:
+    """Requirements by how they were wrong and how they are now."""
+    alike: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        before, after = _cause(record, change.before), _cause(record, change.after)
+        if before == after:  # the size or the signal is another one
+            before, after = phrase(change.before), phrase(change.after)
+        alike.setdefault((before, after), []).append(change)
+    return "; ".join(f"{_where(own)}: {before} before, {after} now" for (before, after), own in alike.items())
+
+
+def _where(changes: Sequence[Change]) -> str:
+    names, variants, dtypes = (
+        _once(label(text) for text in texts)
+        for texts in zip(*((c.requirement, c.variant, c.dtype) for c in changes), strict=True)
+    )
+    return f"{listed(names, most=_MOST)} in {listed(variants, most=3)} ({', '.join(dtypes)})"
+
+
+def _silenced(change: Change) -> bool:
+    """Whether what broke gives a wrong answer now."""
+    first, second = (None if f is None else core(f.verdict) for f in (change.before, change.after))
+    return isinstance(first, Broken) and isinstance(second, Diverges)
+
+
 def _once(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
@@ -198,12 +268,16 @@ def _cause(record: Record, finding: Finding | None) -> str:
     match verdict:
         case Diverges(faults=faults):
             entry = _entry(record, faults[0]) if faults else None
-            named = listed([label(fault) for fault in faults], last="or", most=3) or "none of the catalogue's faults"
+            named = _named(verdict)
             return f"{named} ({label(entry.statement)})" if entry is not None and len(faults) == 1 else named
         case Broken(kind=kind):
             return f"no answer ({kind})"
         case _:
             return phrase(finding)
+
+
+def _named(verdict: Diverges) -> str:
+    return listed([label(fault) for fault in verdict.faults], last="or", most=3) or "none of the catalogue's faults"
 
 
 def _entry(record: Record, name: str) -> FaultEntry | None:
@@ -218,9 +292,8 @@ def phrase(finding: Finding | None) -> str:
     match verdict:
         case Agrees(share=share):
             return f"agrees, largest share of the bound {number(share, 2)}"
-        case Diverges(faults=faults, evidence=evidence):
-            named = listed([label(fault) for fault in faults], last="or", most=3) or "none of the catalogue's faults"
-            return f"diverges: {named}, largest difference {number(evidence.largest_difference, 3)}"
+        case Diverges(evidence=evidence):
+            return f"diverges: {_named(verdict)}, largest difference {number(evidence.largest_difference, 3)}"
         case Broken(kind=kind, message=message):
             return f"broken ({kind}): {label(message)}"
         case Inconclusive(why=why):
@@ -244,33 +317,44 @@ def _short(finding: Finding | None) -> str:
     match verdict:
         case Agrees():
             return "agrees"
-        case Diverges(faults=faults):
-            return f"diverges {faults}"
+        case Diverges():
+            return f"diverges: {_named(verdict)}"
         case _:
             return phrase(finding)
 
 
 def rows(outcome: Outcome) -> tuple[ChangeRow, ...]:
-    """Everything that is not unchanged, dtypes of one requirement together."""
+    """Everything that is not unchanged, dtypes of one requirement together.
+
+    Where a side never came up, nothing is to be said of single requirements: all of a variant are one row.
+    """
     alike: dict[tuple[str, ...], list[Change]] = {}
     for change in outcome.changes:
         if change.kind != "unchanged":
-            said = (_short(change.before), _short(change.after), change.why)
-            alike.setdefault((change.kind, change.variant, change.requirement, *said), []).append(change)
-    return tuple(
-        ChangeRow(
-            kind=own[0].kind,
-            tone=TONES[own[0].kind],
-            variant=label(own[0].variant),
-            requirement=label(own[0].requirement),
-            cause=_faults(own[0].after) or _faults(own[0].before),
-            dtypes=", ".join(label(change.dtype) for change in own),
-            before=phrase(own[0].before),
-            after=phrase(own[0].after),
-            why=label(own[0].why),
-            aside="" if own[0].decides else "does not decide",
-        )
-        for own in alike.values()
+            said = (_short(change.before), _short(change.after), change.why, "" if change.decides else "aside")
+            single = "" if _never_up(change.before) or _never_up(change.after) else change.requirement
+            alike.setdefault((change.kind, change.variant, single, *said), []).append(change)
+    return tuple(_row(own) for own in alike.values())
+
+
+def _row(own: Sequence[Change]) -> ChangeRow:
+    first, names = own[0], _once(label(change.requirement) for change in own)
+    before, after = (phrase(finding) if len(names) == 1 else _short(finding) for finding in (first.before, first.after))
+    said = first.why.partition(": ")[2]
+    why = (
+        "" if said and label(said) in f"{before}\n{after}" else first.why
+    )  # a side that could not tell says why itself
+    return ChangeRow(
+        kind=first.kind,
+        tone=TONES[first.kind],
+        variant=label(first.variant),
+        requirement=listed(names, most=_FEW),
+        cause=_faults(first.after) or _faults(first.before),
+        dtypes=", ".join(_once(label(change.dtype) for change in own)),
+        before=before,
+        after=after,
+        why=label(why),
+        aside="" if first.decides else "does not decide",
     )
 
 
@@ -304,7 +388,7 @@ def drift_text(found: Sequence[Drift]) -> str:
         return f"Bits are identical on {'the one probe' if len(measured) == 1 else f'all {len(measured)} probes'}."
     worst = [(dtype, [d for d in moved if d.dtype == dtype]) for dtype in _once(d.dtype for d in moved)]
     told = [
-        f"{number(max(d.difference for d in own), 2)} in {label(dtype)} ({number(max(d.ulps for d in own), 2)} ulp)"
+        f"{number(max(d.difference for d in own), 2)} in {label(dtype)} ({number(max(d.ulps for d in own), 3)} ulp)"
         for dtype, own in worst
     ]
     return (
@@ -334,6 +418,10 @@ def print_gate(text: GateText, console: Console) -> None:
         )
     for incident in text.incidents:
         line(f"noted: {incident}", "yellow")
+    for absence in text.absent:
+        line(f"not available: {absence.candidate}: {absence.what}", "yellow")
+        for detail in absence.details.splitlines():
+            line(detail)
     for _, problem in text.problems:
         line(problem, "bold red")
     line("")

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from conformance.gate import Change, Kind, Outcome
+from conformance.gate import Answer, Change, Kind, Outcome
 from conformance.report.gate import MEANINGS, phrase
 from conformance.report.known import problem_text
 from conformance.report.wording import block, label
 
 _ERRORS: Final[frozenset[Kind]] = frozenset(("inconclusive", "changed", "gone"))
+
+_SAID: Final[dict[Answer, str]] = {
+    "safe": "nothing that decides is worse",
+    "regressed": "a check that decides is worse than before",
+    "changed": "what was wrong or broke before is wrong or breaks in another way",
+    "could not tell": "it is not known why",
+}
 
 
 def junit(outcome: Outcome) -> str:
@@ -37,7 +44,7 @@ def junit(outcome: Outcome) -> str:
 def _answer(suite: ET.Element, outcome: Outcome) -> None:
     case = ET.SubElement(suite, "testcase", classname="gate", name="answer")
     if outcome.answer != "safe":
-        told = "; ".join(outcome.doubts) or "a check that decides is worse than before"
+        told = "; ".join(outcome.doubts) or _SAID[outcome.answer]
         _told(case, "failure" if outcome.answer == "regressed" else "error", outcome.answer, label(told))
 
 

@@ -37,6 +37,7 @@ def markdown(text: GateText) -> str:
     for title, items in (
         ("Where the list of known divergences does not hold:", [said for _, said in text.problems]),
         ("Noted, after every result was delivered:", list(text.incidents)),
+        ("Not available:", [f"{own.candidate}: {own.what} {own.details}" for own in text.absent]),
     ):
         if items:
             lines += [title, "", *(f"- {plain(item)}" for item in items), ""]

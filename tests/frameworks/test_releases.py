@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from click.testing import CliRunner
 
 from conformance.cli import main
+from conformance.record import read_record
+from conformance.verdict import Agrees, core
 
 
 def test_bisect_finds_where_mlx_began_to_keep_the_bias() -> None:
@@ -14,3 +19,20 @@ def test_bisect_finds_where_mlx_began_to_keep_the_bias() -> None:
     assert result.exit_code == 0, result.output
     assert "diverges (drop_rbhn_t0) up to 0.31.1, agrees from 0.31.2; 2 of 2 releases tried" in result.output
     assert "2 releases judged" in result.output
+
+
+@pytest.mark.parametrize("requirement", ["gru_hidden_given", "gru_gradient"])
+def test_an_older_flax_is_judged_as_it_is_and_not_as_the_adapter_wants_it(requirement: str, tmp_path: Path) -> None:
+    """In 0.10.6 a cell keeps its generator of random keys; JAX tells of methods without classes, of no transpositions.
+
+    Its scan is as right as today's, by the declared path; an adapter that only knows today's release would call it
+    broken, and the upgrade a fix.
+    """
+    words = ["flax-nnx:lax-scan==0.10.6", "-k", requirement, "--dtype", "float32", "--examples", "0", "-q"]
+    result = CliRunner().invoke(main, ["run", *words, "--forget", "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    (path,) = tmp_path.glob("*.jsonl")
+    (finding,) = read_record(path).findings
+    agrees = core(finding.verdict)
+    assert isinstance(agrees, Agrees)
+    assert agrees.compared > 0
