@@ -48,6 +48,7 @@ from conformance.pins import parse_requirement
 from conformance.resolution import resolved
 
 CACHE_VARIABLE: Final = "RNN_CONFORMANCE_CACHE"
+PROGRAMS_VARIABLE: Final = "RNN_CONFORMANCE_PROGRAMS"
 OLDEST_PYTHON: Final = (3, 11)
 
 _FACTS: Final = "complete.json"
@@ -291,6 +292,11 @@ def prune(
                 _remove(folder)
             _clear_partials(folder)
     return removed
+
+
+def programs_folder() -> Path:
+    """Return where workers keep what their frameworks have compiled, a folder per toolchain."""
+    return cache_root() / "programs"
 
 
 def _folder() -> Path:

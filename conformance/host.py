@@ -27,7 +27,7 @@ import numpy as np
 from conformance.candidate import Adapter, Variant
 from conformance.case import Case
 from conformance.compare import Observed
-from conformance.environments import Interpreter
+from conformance.environments import PROGRAMS_VARIABLE, Interpreter, programs_folder
 from conformance.rounding import Array
 from conformance.verdict import Broken, BrokenKind
 from conformance.worker import wire
@@ -71,7 +71,8 @@ class _Process:
     def __init__(self, interpreter: Interpreter, variables: Mapping[str, str]) -> None:
         # A folder of its own: MLX's compiled-kernel cache is keyed by version only, and races.
         self._scratch = tempfile.TemporaryDirectory(prefix="rnn-conformance-", ignore_cleanup_errors=True)
-        environment = {**os.environ, **PINNED, **variables, "TMPDIR": self._scratch.name}
+        kept = {PROGRAMS_VARIABLE: str(programs_folder())}  # an adapter's compiled programs, unless the user says no
+        environment = {**kept, **os.environ, **PINNED, **variables, "TMPDIR": self._scratch.name}
         # Isolated mode keeps PYTHONPATH and user site-packages out of managed environments.
         flags = [] if interpreter.kind == "current" else ["-I"]
         # Answers have a pipe of their own: whatever prints, from the interpreter's start on, cannot reach it.
@@ -299,7 +300,12 @@ class Host:
             return self._hopeless
         self._process = process
         hello = wire.Message(
-            "hello", {"adapter": str(self._adapter.folder), "distribution": self._adapter.distribution}
+            "hello",
+            {
+                "adapter": str(self._adapter.folder),
+                "shares": [str(folder) for folder in self._adapter.shares],
+                "distribution": self._adapter.distribution,
+            },
         )
         answer = self._ask(process, hello, self._adapter.start_seconds, "its start")
         if isinstance(answer, Broken):

@@ -31,7 +31,7 @@ from conformance.worker.api import (
     prefix_of,
 )
 
-from . import concat
+from . import concat, programs
 from .compat import enable_x64
 from .costs import measured
 
@@ -77,6 +77,9 @@ RECIPES = {
 PLACES = {1: ["cell"], 2: ["forward_rnn.cell", "backward_rnn.cell"]}
 
 
+PROGRAMS = programs.keep()
+
+
 def facts() -> dict[str, str]:
     """Versions and device as JAX and Flax report them, and the precision of JAX's products."""
     return {
@@ -86,6 +89,7 @@ def facts() -> dict[str, str]:
         "device": str(jax.devices()[0]),
         "blas": "none: XLA compiles its products",
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "programs": PROGRAMS,
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ from conformance.worker.serve import load_adapter
 import jax
 
 told = json.load(sys.stdin)
-adapters = {name: load_adapter(Path(folder)) for name, folder in told["adapters"].items()}
+adapters = {name: load_adapter(Path(own), map(Path, shared)) for name, (own, *shared) in told["adapters"].items()}
 arrays = {name: np.array(values, np.float32) for name, values in told["arrays"].items()}
 compiled, traced = [], []
 def listen(event, seconds, **rest):
@@ -125,7 +124,10 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
     case = a_case()
     told = {
-        "adapters": {name: str(ADAPTERS[name].folder) for name in ("flax-nnx", "flax-linen")},
+        "adapters": {
+            name: [str(folder) for folder in (ADAPTERS[name].folder, *ADAPTERS[name].shares)]
+            for name in ("flax-nnx", "flax-linen")
+        },
         "arrays": {name: value.tolist() for name, value in {**case.parameters, "x": case.x, "h0": case.h0}.items()},
         "layers": LAYERS,
         "repro": scripts,
@@ -228,9 +230,3 @@ def test_a_repro_script_of_a_conforming_variant_exits_0(answer: dict[str, Any], 
     code, printed = answer["repro"][key]
     assert code == 0
     assert "no step alone differs" in printed
-
-
-def test_both_adapters_measure_alike() -> None:
-    """An adapter is a folder that stands alone; the two copies of what measures a compilation are one file."""
-    texts = [Path(ADAPTERS[name].folder, "costs.py").read_text(encoding="utf-8") for name in ("flax-nnx", "flax-linen")]
-    assert texts[0] == texts[1]
