@@ -120,10 +120,10 @@ class Archive:
         return states
 
     def _path(self, group: Group) -> Path:
-        spec, chosen = group.candidate.spec, self.settings
+        spec, adapter, chosen = group.candidate.spec, group.candidate.adapter, self.settings
         assert spec.version is not None
         identity = [
-            [__version__, _source(), _folder_digest(group.candidate.adapter.folder)],
+            [__version__, _source(), *map(_folder_digest, (adapter.folder, *adapter.shares))],
             [spec.adapter, spec.variant, spec.version, group.requirement.name, group.dtype],
             [chosen.seed, chosen.examples, chosen.wide],
             [platform.python_version(), sysconfig.get_config_var("SOABI"), sysconfig.get_platform()],

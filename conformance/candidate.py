@@ -93,6 +93,7 @@ class Adapter:
     requirements: pinned requirement lines of its managed environment.
     start_seconds, case_seconds: deadlines of a worker's start and of one case.
     by_path: whether a user named the folder: a command that shows a result again must name it, too.
+    shares: folders of other adapters whose modules this one imports as if they were its own.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Adapter:
     start_seconds: float
     case_seconds: float
     by_path: bool = False
+    shares: tuple[Path, ...] = ()
 
 
 HERE: Final = "here"

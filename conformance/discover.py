@@ -54,13 +54,14 @@ Variable = Annotated[str, Meta(pattern="^[A-Z][A-Z0-9_]*$")]
 
 
 class AdapterEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Table ``[adapter]`` of a manifest."""
+    """Table ``[adapter]`` of a manifest; shares: shipped adapters whose modules it imports as if they were its own."""
 
     name: Name
     title: Text
     distribution: Text
     start_seconds: Seconds = 180.0
     case_seconds: Seconds = 60.0
+    shares: tuple[Name, ...] = ()
 
 
 class MissingEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,7 +210,21 @@ def read_adapter(folder: Path) -> Adapter:
         variants={name: _variant(name, entry, manifest) for name, entry in data.variants.items()},
         start_seconds=head.start_seconds,
         case_seconds=head.case_seconds,
+        shares=tuple(_shared(name, manifest) for name in head.shares),
     )
+
+
+def _shared(name: str, manifest: Path) -> Path:
+    """The folder of the shipped adapter that a manifest shares modules with."""
+    folder = data_folder("adapters") / name
+    if not (folder / "adapter.py").is_file():
+        raise SpecError(
+            "an adapter shares the modules of one that is not shipped",
+            where=f"{manifest}, adapter.shares",
+            got=name,
+            wanted=" | ".join(sorted(path.parent.name for path in folder.parent.glob("*/adapter.toml"))),
+        )
+    return folder
 
 
 def _inherited(variants: object, manifest: Path) -> object:

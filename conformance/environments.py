@@ -48,6 +48,7 @@ from conformance.pins import parse_requirement
 from conformance.resolution import resolved
 
 CACHE_VARIABLE: Final = "RNN_CONFORMANCE_CACHE"
+PROGRAMS_VARIABLE: Final = "RNN_CONFORMANCE_PROGRAMS"
 OLDEST_PYTHON: Final = (3, 11)
 
 _FACTS: Final = "complete.json"
@@ -278,6 +279,8 @@ def prune(
 ) -> list[Managed]:
     """Remove managed environments, and what interrupted builds have left; return those that were removed.
 
+    When all are to go, so do the programs that workers have kept.
+
     An environment that another process is making is left alone. One that a worker runs in is not protected:
     remove those when nothing runs, or give `unused_for`.
 
@@ -304,7 +307,23 @@ def prune(
             if not _facts(folder):
                 _remove(folder)
             _clear_partials(folder)
+    if names is None:
+        _prune_programs(unused_for)
     return removed
+
+
+def programs_folder() -> Path:
+    """Return where workers keep what their frameworks have compiled, a folder per toolchain."""
+    return cache_root() / "programs"
+
+
+def _prune_programs(unused_for: timedelta | None) -> None:
+    """Remove kept programs; a worker at work notices, and compiles. A folder's time is that of its last use."""
+    for folder in programs_folder().glob("*/"):
+        with suppress(OSError):
+            unused = datetime.now(UTC) - datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+            if unused_for is None or unused >= unused_for:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder() -> Path:

@@ -188,7 +188,12 @@ class Host:
             return self._hopeless
         self._process = process
         hello = wire.Message(
-            "hello", {"adapter": str(self._adapter.folder), "distribution": self._adapter.distribution}
+            "hello",
+            {
+                "adapter": str(self._adapter.folder),
+                "shares": [str(folder) for folder in self._adapter.shares],
+                "distribution": self._adapter.distribution,
+            },
         )
         answer = self._ask(process, hello, self._adapter.start_seconds, "its start")
         if isinstance(answer, Broken):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from conformance.environments import Interpreter
+from conformance.environments import PROGRAMS_VARIABLE, Interpreter, programs_folder
 from conformance.worker import wire
 
 LAUNCH: Final = Path(__file__).resolve().parent / "worker" / "launch.py"
@@ -46,7 +46,8 @@ class Process:
     def __init__(self, interpreter: Interpreter, variables: Mapping[str, str]) -> None:
         # A folder of its own: MLX's compiled-kernel cache is keyed by version only, and races.
         self._scratch = tempfile.TemporaryDirectory(prefix="rnn-conformance-", ignore_cleanup_errors=True)
-        environment = {**os.environ, **PINNED, **variables, "TMPDIR": self._scratch.name}
+        kept = {PROGRAMS_VARIABLE: str(programs_folder())}  # an adapter's compiled programs, unless the user says no
+        environment = {**kept, **os.environ, **PINNED, **variables, "TMPDIR": self._scratch.name}
         # Isolated mode keeps PYTHONPATH and user site-packages out of managed environments.
         flags = [] if interpreter.kind == "current" else ["-I"]
         # Answers have a pipe of their own: whatever prints, from the interpreter's start on, cannot reach it.

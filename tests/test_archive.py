@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,8 @@ def test_a_verdict_is_kept_for_exactly_what_it_depends_on(adapter: Path, monkeyp
     (adapter / "adapter.py").write_text(ADAPTER)
     archive_module._folder_digest.cache_clear()
     assert archive().kept(group) is not None
+    sharing = replace(group.candidate.adapter, shares=(adapter,))
+    assert archive().kept(replace(group, candidate=replace(group.candidate, adapter=sharing))) is None
     monkeypatch.setattr(archive_module, "_source", lambda: "another harness")
     assert archive().kept(group) is None
 

@@ -10,7 +10,7 @@ import pytest
 
 from conformance.candidate import Spec, parse_spec
 from conformance.cells.fault import Fault
-from conformance.discover import find_adapters, load_faults, read_adapter, variants_of
+from conformance.discover import data_folder, find_adapters, load_faults, read_adapter, variants_of
 from conformance.errors import SpecError
 from conformance.faults import CATALOGUE
 from conformance.plan import beside, candidates_for
@@ -127,6 +127,13 @@ def test_what_is_said_of_other_cells_is_not_inherited(tmp_path: Path) -> None:
     assert (three.missing.keys(), three.layers) == (set(), {"lstm": "a slip"})
 
 
+def test_modules_of_a_shipped_adapter_may_be_shared(tmp_path: Path) -> None:
+    """An adapter that is named by path finds them, wherever it is; without the word there are none."""
+    sharing = GOOD.replace("[adapter]\n", '[adapter]\nshares = ["jax"]\n')
+    assert read_adapter(folder_with(tmp_path, sharing)).shares == (data_folder("adapters") / "jax",)
+    assert read_adapter(folder_with(tmp_path, GOOD)).shares == ()
+
+
 def test_a_path_may_have_alternatives(tmp_path: Path) -> None:
     """An observation must attest one of them, each with the features of its case."""
     manifest = GOOD.replace('"loop"', '["{layer}, fused", "{layer}, eager"]')
@@ -156,6 +163,8 @@ def test_an_adapter_may_not_take_anothers_name(tmp_path: Path) -> None:
         (GOOD.replace('paths = { given = "loop" }', "paths = {}"), "paths"),
         (GOOD.replace('"loop"', "[]"), "paths"),
         (GOOD + 'environment = { path = "here" }\n', "environment"),
+        (GOOD.replace("[adapter]\n", '[adapter]\nshares = ["cray"]\n'), "one that is not shipped"),
+        (GOOD.replace("[adapter]\n", '[adapter]\nshares = ["../jax"]\n'), "shares"),
         (GOOD + 'evaluation = "backwards"\n', "backwards"),
         (GOOD.replace('["gru"]', '["gru_v1", "lstm"]') + 'evaluation = "complement"\n', "complement"),
         (GOOD + '[variants.two]\nlike = "none"\n', "like no other"),

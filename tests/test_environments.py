@@ -24,6 +24,7 @@ from conformance.environments import (
     installed_version,
     list_environments,
     managed,
+    programs_folder,
     prune,
 )
 from conformance.errors import EnvironmentUnavailable, SpecError
@@ -268,11 +269,19 @@ def test_pruning_by_name_and_by_use() -> None:
         folder.mkdir(parents=True)
         facts = {"name": name, "requirements": ["tiny"], "packages": {}, "python": "3.11.0", "created": "2025-01-01"}
         (folder / "complete.json").write_text(json.dumps(facts))
+    stale, fresh = (programs_folder() / name / "a-cache.0" for name in ("stale", "fresh"))
+    for program in (stale, fresh):
+        program.parent.mkdir(parents=True)
+        program.write_bytes(b"code")
+    os.utime(stale.parent, (1, 1))
     assert [one.name for one in prune(["b"])] == ["b"]
+    assert (stale.exists(), fresh.exists()) == (True, True), "only one environment was to go"
     (old,) = (one for one in list_environments() if one.name == "a")
     os.utime(old.path / "complete.json", (time.time() - 7200,) * 2)
     assert [one.name for one in prune(unused_for=timedelta(hours=1))] == ["a"]
+    assert (stale.exists(), fresh.exists()) == (False, True), "the programs of a toolchain that nothing has used since"
     assert [one.name for one in prune()] == ["c"]
+    assert not fresh.exists()
     assert entries() == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from conformance.candidate import Spec
 from conformance.case import INITIALS, Case, Initial
 from conformance.compare import check_shapes
 from conformance.discover import read_adapter
-from conformance.environments import Interpreter, current
+from conformance.environments import PROGRAMS_VARIABLE, Interpreter, current, programs_folder
 from conformance.exchange import Observation
 from conformance.gradient import check_gradients
 from conformance.host import MAX_RESTARTS, Host, signal_name
@@ -498,3 +499,46 @@ def test_an_adapter_of_several_files_sees_its_variants_environment_at_import(tmp
     assert isinstance(answer, Broken)
     assert answer.kind == "contract", "run() gave no Result"
     assert [facts["switch"] for facts in watched.facts] == ["on"]
+
+
+def test_an_adapter_imports_modules_that_it_shares_as_its_own(tmp_path: Path) -> None:
+    """What is beside adapter.py comes first; a shared module sees that, too, not what it was written beside."""
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    for folder in (own, shared):
+        folder.mkdir()
+        (folder / "place.py").write_text(f'PLACE = "{folder.name}"\n')
+    (shared / "tool.py").write_text("from .place import PLACE\n")
+    (own / "adapter.py").write_text(
+        "from . import place, tool\n\n"
+        'def facts():\n    return {"own": place.PLACE, "seen": tool.PLACE}\n\n'
+        "def run(case):\n    return None\n"
+    )
+    (own / "adapter.toml").write_text(
+        '[adapter]\nname = "own"\ntitle = "Own"\ndistribution = "none"\n[variants.on]\ntitle = "on"\n'
+        'cells = ["gru"]\ndtypes = ["float32"]\npaths = { given = "loop" }\n'
+    )
+    adapter = replace(read_adapter(own), shares=(shared,))
+    with Watched(Candidate(spec=Spec(adapter="own"), adapter=adapter, variant=adapter.variants["on"])) as watched:
+        assert isinstance(watched.host.observe(a_case()), Broken), "run() gave no Result"
+    assert watched.facts[0]["own"] == watched.facts[0]["seen"] == "own"
+
+
+@pytest.mark.parametrize("named", [None, "", "/elsewhere"])
+def test_a_worker_is_told_where_programs_are_kept(
+    miniature: MiniatureOf, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    """In the user's cache, unless the user names another folder, or says none by an empty name."""
+    monkeypatch.delenv(PROGRAMS_VARIABLE, raising=False)
+    if named is not None:
+        monkeypatch.setenv(PROGRAMS_VARIABLE, named)
+    seen: list[str] = []
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]  # its signature is of no concern here
+        def __init__(self, *args: Any, env: dict[str, str], **options: Any) -> None:
+            seen.append(env[PROGRAMS_VARIABLE])
+            super().__init__(*args, env=env, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with Watched(miniature("good")) as watched:
+        assert isinstance(watched.host.observe(a_case()), Observation)
+    assert seen == [str(programs_folder()) if named is None else named]

@@ -31,7 +31,7 @@ from conformance.worker.api import (
     prefix_of,
 )
 
-from . import concat
+from . import concat, programs
 from .compat import enable_x64
 from .costs import measured
 
@@ -39,6 +39,7 @@ CLASSES = {"gru": "GRUCell", "lstm": "LSTMCell", "elman": "SimpleCell", "elman_r
 # A variant of this ending runs the LSTM cell with one product per side, which has the same variables.
 OPTIMIZED = "-OptimizedLSTMCell"
 ACTIVATIONS = {"elman": nn.tanh, "elman_relu": nn.relu}
+ZEROS = nn.initializers.zeros_init()
 # One dense layer per gate; kernels are (in, out), the transpose of the canonical (out, in).
 ELMAN = {"i.kernel": ["W_x"], "h.kernel": ["W_h"], "i.bias": ["b_x + b_h"]}
 RECIPES = {
@@ -77,6 +78,9 @@ RECIPES = {
 PLACES = {1: ["cell"], 2: ["forward_rnn.cell", "backward_rnn.cell"]}
 
 
+PROGRAMS = programs.keep()
+
+
 def facts() -> dict[str, str]:
     """Versions and device as JAX and Flax report them, and the precision of JAX's products."""
     return {
@@ -86,6 +90,7 @@ def facts() -> dict[str, str]:
         "device": str(jax.devices()[0]),
         "blas": "none: XLA compiles its products",
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "programs": PROGRAMS,
     }
 
 
@@ -105,9 +110,11 @@ def backward(layer: nn.Module, params: Any, x: Any, carry: Any, lengths: Any, co
 def build(case: WorkerCase) -> tuple[nn.Module, str]:
     """The layer without its weights, and the name of its cell, read from the cell.
 
-    param_dtype is also the dtype of a state that the layer makes itself.
+    param_dtype is also the dtype of a state that the layer makes itself. Weights are always given; Flax traces the
+    initialisers all the same, to compare shapes, and those that give zeros in the least time.
     """
     options: dict[str, Any] = {"features": case.hidden, "param_dtype": jnp.dtype(case.dtype)}
+    options |= dict.fromkeys(("kernel_init", "recurrent_kernel_init"), ZEROS)
     if case.cell in ACTIVATIONS:
         options["activation_fn"] = ACTIVATIONS[case.cell]
     cell = getattr(nn, "OptimizedLSTMCell" if case.variant.endswith(OPTIMIZED) else CLASSES[case.cell])(**options)

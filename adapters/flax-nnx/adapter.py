@@ -29,6 +29,7 @@ from conformance.worker.api import (
     prefix_of,
 )
 
+from . import programs
 from .compat import enable_x64
 from .costs import measured
 from .forms import ACTIVATIONS, Form, backward, definition, forward, one_step
@@ -71,6 +72,9 @@ LSTM_CELL_RECIPE = {
 }
 
 
+PROGRAMS = programs.keep()
+
+
 def facts() -> dict[str, str]:
     """Versions and device as JAX and Flax report them, and the precision of JAX's products."""
     return {
@@ -80,6 +84,7 @@ def facts() -> dict[str, str]:
         "device": str(jax.devices()[0]),
         "blas": "none: XLA compiles its products",
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "programs": PROGRAMS,
     }
 
 

@@ -16,7 +16,10 @@ from jax import lax
 
 from conformance.worker.api import Result, WorkerCase, attest
 
+from . import programs
 from .compat import enable_x64
+
+PROGRAMS = programs.keep()
 
 
 def facts() -> dict[str, str]:
@@ -27,6 +30,7 @@ def facts() -> dict[str, str]:
         "device": str(jax.devices()[0]),
         "blas": "none: XLA compiles its products",
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "programs": PROGRAMS,
     }
 
 

@@ -36,7 +36,7 @@ def env_list() -> None:
 
 @env.command(name="prune")
 @click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Remove every managed environment.")
+@click.option("--all", "everything", is_flag=True, help="Remove every managed environment, and kept programs.")
 @reported
 def env_prune(names: tuple[str, ...], everything: bool) -> None:
     """Remove managed environments by NAME (see `env list`), or all of them."""

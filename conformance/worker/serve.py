@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def serve(descriptor: int) -> int:
             return 0
         try:
             if message.kind == "hello":
-                adapter = load_adapter(Path(message.body["adapter"]))
+                shares = [Path(folder) for folder in message.body.get("shares", [])]
+                adapter = load_adapter(Path(message.body["adapter"]), shares)
                 version = installed_version(message.body["distribution"])
                 send(Message("ready", {"facts": {**own_facts(), **adapter.facts()}, "version": version}))
             else:
@@ -66,13 +67,15 @@ def serve(descriptor: int) -> int:
             send(Message("failure", {**body, "traceback": traceback.format_exc()[-8000:]}))
 
 
-def load_adapter(folder: Path) -> Any:
+def load_adapter(folder: Path, shares: Sequence[Path] = ()) -> Any:
     """Import ``adapter.py`` of a folder by path, as a package under a name that shadows no framework.
 
-    So an adapter of several files imports its own ones by ``from .kernels import ...``.
+    So an adapter of several files imports its own ones by ``from .kernels import ...``, and likewise those of the
+    folders that it shares.
     """
     name = "rnn_conformance_adapter_" + "".join(c if c.isalnum() else "_" for c in folder.name)
-    spec = importlib.util.spec_from_file_location(name, folder / "adapter.py", submodule_search_locations=[str(folder)])
+    places = [str(place) for place in (folder, *shares)]
+    spec = importlib.util.spec_from_file_location(name, folder / "adapter.py", submodule_search_locations=places)
     if spec is None or spec.loader is None:
         raise ContractError(f"{folder}: no adapter.py")
     module = importlib.util.module_from_spec(spec)

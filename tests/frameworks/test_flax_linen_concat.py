@@ -163,7 +163,7 @@ from conformance.worker.serve import load_adapter
 from conformance.worker.api import WorkerCase
 from pathlib import Path
 import jax, numpy as np
-adapter = load_adapter(Path({folder!r}))
+adapter = load_adapter(Path({folder!r}), [Path({shared!r})])
 cell = adapter.concat.ConcatGRUCell(features=64)
 params = cell.init(jax.random.key(0), np.zeros(64, np.float32), np.zeros(36, np.float32))["params"]
 for name in sorted(params):
@@ -185,7 +185,8 @@ def test_it_is_initialised_and_prepared_as_it_says(tmp_path: Path) -> None:
     python = interpreter_of(candidate(), lambda _: None).python
     script = tmp_path / "fresh.py"
     root = Path(sys.modules["conformance"].__file__ or "").resolve().parents[1]
-    script.write_text(FRESH.format(root=str(root), folder=str(FOLDER)), encoding="utf-8")
+    (shared,) = candidate().adapter.shares
+    script.write_text(FRESH.format(root=str(root), folder=str(FOLDER), shared=str(shared)), encoding="utf-8")
     done = subprocess.run([str(python), str(script)], capture_output=True, text=True, check=True)
     *told, prepared = (line.split() for line in done.stdout.splitlines())
     assert [line[0] for line in told] == ["W_h", "W_r", "W_z", "b_h", "b_r", "b_z"]
