@@ -15,7 +15,7 @@ import pytest
 from conformance.candidate import Adapter, Spec
 from conformance.discover import find_adapters
 from conformance.environments import PROGRAMS_VARIABLE
-from conformance.host import LAUNCH
+from conformance.process import LAUNCH
 from conformance.plan import Candidate, interpreter_of
 
 ADAPTERS = find_adapters()
