@@ -6,7 +6,7 @@ out, and where a fault that the requirement exists for was not ruled out the ans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TypeAlias, assert_never
 
@@ -104,13 +104,11 @@ def probe(cell: str, initial: Initial, *, features: tuple[str, ...] = (), paddin
     )
 
 
-def judge(case: Case, observed: Observed, against: Iterable[str], *, unwanted: Iterable[str] = ()) -> TrialVerdict:
+def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdict:
     """The verdict on one case.
 
     against: the faults still to be ruled out. An agreeing verdict lists those among them that this case
         excludes; when there are some to exclude and it excludes none, the verdict is inconclusive.
-    unwanted: faults that make a divergence useless to the caller: the first of them that explains it is the only
-        hypothesis told, and no further one is tried.
 
     Raises
     ------
@@ -118,9 +116,9 @@ def judge(case: Case, observed: Observed, against: Iterable[str], *, unwanted: I
     """
     reference = compare(case, observed)
     if not reference.explains:
-        residuals = next(_explained(case, observed, unwanted), None) or hypotheses(case, observed)
+        residuals = hypotheses(case, observed)
         return Diverges(
-            faults=tuple(sorted(name for name, share in residuals.items() if share <= 1.0)),
+            faults=explaining(residuals),
             evidence=evidence(case, observed, reference, residuals),
         )
     if not reference.bounded:
@@ -133,12 +131,31 @@ def judge(case: Case, observed: Observed, against: Iterable[str], *, unwanted: I
     return Agrees(excluded=excluded, share=reference.worst, compared=reference.compared)
 
 
-def _explained(case: Case, observed: Observed, names: Iterable[str]) -> Iterator[dict[str, float]]:
-    """The residual of each of these faults that explains the observation."""
-    for name in names if observed.finite else ():
-        comparison = compare(case, observed, catalogue(case.cell)[name])
-        if comparison.explains and comparison.bounded:
-            yield {name: comparison.worst}
+def explaining(residuals: Mapping[str, float]) -> tuple[str, ...]:
+    """The hypotheses that explain an observation, in order."""
+    return tuple(sorted(name for name, share in residuals.items() if share <= 1.0))
+
+
+def deviation(case: Case, observed: Observed, faults: Collection[str], *, rivals: Iterable[str] = ()) -> str | None:
+    """Why `judge` would not tell the same name as from `faults`, which explained a divergence; None if it would.
+
+    The name is told by `sharpest`: what it names must still explain, and nothing but `faults` may. Else the answer is a
+    hypothesis that explains too much or too little, or "" for the reference, where that explains it. `rivals` are asked
+    first of those that may not; whoever asks needs no evidence, so the first reason ends the search.
+    """
+    if compare(case, observed).explains:
+        return ""
+    known, told = catalogue(case.cell), sharpest(faults)
+    if not observed.finite:
+        found = set(explaining(hypotheses(case, observed)))
+        return min((found - set(faults)) | (set(told) - found), default=None)
+    order = dict.fromkeys((*told, *rivals, *(name for name in known if name not in faults)))
+    return next((name for name in order if _explains(case, observed, known[name]) != (name in told)), None)
+
+
+def _explains(case: Case, observed: Observed, fault: Fault) -> bool:
+    comparison = compare(case, observed, fault)
+    return comparison.explains and comparison.bounded
 
 
 def rules_out(case: Case, observed: Observed, fault: Fault) -> bool:
