@@ -28,7 +28,7 @@ from conformance.compare import Observed, seen
 from conformance.diagnosis import diagnosed, suspicion
 from conformance.drift import probe
 from conformance.errors import ConformanceError
-from conformance.gradient import gradients, judge_gradients, visible_gradient_faults
+from conformance.gradient import gradient_deviation, gradients, judge_gradients, visible_gradient_faults
 from conformance.host import Host, Interrupted
 from conformance.inputs import lattice_of, plainly, shipped_cases
 from conformance.judge import TrialVerdict, combine, deviation, judge, observed_of, sharpest, visible_faults
@@ -351,7 +351,7 @@ def _generated(state: _Examination) -> _Failure | None:
 def _reduced(state: _Examination, failure: _Failure, shapes: Sequence[Shape]) -> _Failure:
     """The failure on a smaller case that gets the same name; the same one where there is none."""
     names, case = failure.verdict.faults, failure.judged.case
-    plain = state.group.requirement.relation == REFERENCE
+    differs = {REFERENCE: deviation, GRADIENT: gradient_deviation}.get(state.group.requirement.relation)
     # The latest hypothesis that stood in the way is asked first the next time.
     rivals: dict[str, None] = {}
     lost = False
@@ -360,12 +360,12 @@ def _reduced(state: _Examination, failure: _Failure, shapes: Sequence[Shape]) ->
         nonlocal rivals, lost
         if lost:
             return False
-        if not plain:
+        if differs is None:
             judged = state.judged(smaller, remaining=frozenset())
             lost = judged.shown is None
             return judged.failure is not None and _alike(judged.failure.verdict.faults, names)
         try:
-            other = deviation(smaller, state.run(smaller), names, rivals=rivals)
+            other = differs(smaller, state.run(smaller), names, rivals=rivals)
         except _NotObserved:
             lost = True
             return False
@@ -378,7 +378,7 @@ def _reduced(state: _Examination, failure: _Failure, shapes: Sequence[Shape]) ->
         fails,
         at=failure.verdict.evidence.first,
         shapes=shapes,
-        questions=_QUESTIONS if plain else _COSTLY_QUESTIONS,
+        questions=_QUESTIONS if differs is deviation else _COSTLY_QUESTIONS,
     )
     if small is case:
         return failure

@@ -150,10 +150,13 @@ def deviation(case: Case, observed: Observed, faults: Collection[str], *, rivals
         found = set(explaining(hypotheses(case, observed)))
         return min((found - set(faults)) | (set(told) - found), default=None)
     order = dict.fromkeys((*told, *rivals, *(name for name in known if name not in faults)))
-    return next((name for name in order if _explains(case, observed, known[name]) != (name in told)), None)
+    return next((name for name in order if _explains(case, observed, known.get(name)) != (name in told)), None)
 
 
-def _explains(case: Case, observed: Observed, fault: Fault) -> bool:
+def _explains(case: Case, observed: Observed, fault: Fault | None) -> bool:
+    """Whether a fault explains everything; one that is not of this catalogue (a gradient's) explains no output."""
+    if fault is None:
+        return False
     comparison = compare(case, observed, fault)
     return comparison.explains and comparison.bounded
 
