@@ -18,7 +18,7 @@ from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen
+from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, fits, seen
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.rounding import Arithmetic, Array, arithmetic_of
@@ -125,7 +125,7 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
         return Inconclusive(why="the bound overflows on this case: everything would lie inside it", blank=True)
     wanted = frozenset(against)
     faults = catalogue(case.cell)
-    excluded = frozenset(name for name in wanted if rules_out(case, observed, faults[name]))
+    excluded = _ruled_out(case, observed, [faults[name] for name in sorted(wanted)])
     if wanted and not excluded:
         return Inconclusive(why="this case looks the same under every fault asked about", missing=wanted)
     return Agrees(excluded=excluded, share=reference.worst, compared=reference.compared)
@@ -161,6 +161,13 @@ def _explains(case: Case, observed: Observed, fault: Fault | None) -> bool:
     return comparison.explains and comparison.bounded
 
 
+def _ruled_out(case: Case, observed: Observed, faults: Sequence[Fault]) -> frozenset[str]:
+    """What `rules_out` is true of."""
+    found = fits(case, observed, [fault for fault in faults if fault.arithmetic is None])
+    emulated = {f.name for f in faults if f.arithmetic is not None and rules_out(case, observed, f)}
+    return frozenset(name for name, fit in found.items() if not fit.explains) | emulated
+
+
 def rules_out(case: Case, observed: Observed, fault: Fault) -> bool:
     """Whether an observation that agrees with the reference could not have come from `fault`.
 
@@ -182,9 +189,9 @@ def hypotheses(case: Case, observed: Observed) -> dict[str, float]:
     """
     if not observed.finite:
         return _growing(case, observed)
-    found = {name: compare(case, observed, fault) for name, fault in catalogue(case.cell).items()}
+    found = fits(case, observed, tuple(catalogue(case.cell).values()))
     # What lies inside an infinite bound is not explained by it.
-    return {name: comparison.worst if comparison.bounded else np.inf for name, comparison in found.items()}
+    return {name: fit.worst if fit.bounded else np.inf for name, fit in found.items()}
 
 
 def _growing(case: Case, observed: Observed) -> dict[str, float]:
