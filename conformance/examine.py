@@ -1,17 +1,16 @@
 """Examining one group: the trials of one candidate, requirement and dtype, up to their common verdict.
 
-Shipped cases come first, then cases drawn by Hypothesis, which keeps failures in its example database and
-shrinks them. A case that breaks the worker is a verdict of its own and is not shrunk: every attempt would
-cost another worker.
+Shipped cases come first, then cases drawn by Hypothesis, which keeps failures in its example database; `reduction`
+makes them small, much faster than Hypothesis, which knows nothing of rows and units. A case that breaks the worker is a
+verdict of its own and is not reduced: every attempt would cost another worker.
 """
 
 from __future__ import annotations
 
 import shlex
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,23 +23,33 @@ from msgspec.structs import replace as replace_struct
 
 from conformance.algebra import Exact
 from conformance.block import Block
-from conformance.campaign import CHUNK, Campaign, block_at
-from conformance.case import Case, case_to_json
+from conformance.campaign import CHUNK, Campaign, Lattice, block_at
+from conformance.case import Case, Shape, case_to_json
 from conformance.cells import cell_named
 from conformance.compare import Observed, seen, together
 from conformance.diagnosis import diagnosed, suspicion
 from conformance.drift import probe
 from conformance.errors import ConformanceError
 from conformance.exchange import Observations
-from conformance.gradient import gradients, judge_gradients, visible_gradient_faults
+from conformance.gradient import gradient_deviation, gradients, judge_gradients, visible_gradient_faults
 from conformance.host import Host
 from conformance.inputs import lattice_of, plainly, shipped_cases
-from conformance.judge import TrialVerdict, combine, judge, judge_block, observed_of, visible_faults
+from conformance.judge import (
+    TrialVerdict,
+    combine,
+    deviation,
+    judge,
+    judge_block,
+    observed_of,
+    sharpest,
+    visible_faults,
+)
 from conformance.kept import Failure
 from conformance.plan import Group
 from conformance.process import Interrupted
 from conformance.record import ArrayPair, BlockLine, CaseSummary, Example, Finding, Incident, Line, Trial
 from conformance.record import Phase as TrialPhase
+from conformance.reduction import reduced
 from conformance.relation import Pair, judge_relation
 from conformance.repro import render_repro
 from conformance.requirement import GRADIENT, REFERENCE
@@ -52,7 +61,9 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Verdict
 RELATION_SHARE: Final = 5
 # After so many cases in a row without an observation the rest of a group is not tried.
 MAX_BROKEN_IN_A_ROW: Final = 3
-_SPOILERS: Final = 8
+# Reducing asks so often: a relation or a gradient is asked by several runs, or a costly judgement, each time.
+_QUESTIONS: Final = 120
+_COSTLY_QUESTIONS: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,36 +145,29 @@ class _Examination:
     broken_in_a_row: int = 0
     path: str = ""
     latest: Observed = field(default=NOTHING_OBSERVED)
-    # Faults that explained smaller cases beside those that are to be shown: asked first, the latest at the front.
-    spoilers: tuple[str, ...] = ()
 
-    def judged(self, case: Case) -> _Judged:
-        """Run and judge one case; nothing is recorded."""
-        if self.settings.stopped():
-            raise Interrupted
+    def judged(self, case: Case, *, remaining: frozenset[str] | None = None) -> _Judged:
+        """Run and judge one case; nothing is recorded. remaining: the faults to be ruled out, if not those left."""
+        wanted = frozenset(self.remaining) if remaining is None else remaining
         case = self.group.candidate.variant.declared(case)
         relation = self.group.requirement.relation
         before = self.seconds
         try:
             if relation in (REFERENCE, GRADIENT):
                 observed = self.run(case)
-                verdict, shown = self.compared(case, observed), Pair(case=case, observed=observed)
+                ask = judge if relation == REFERENCE else judge_gradients
+                verdict, shown = ask(case, observed, wanted), Pair(case=case, observed=observed)
             else:
-                verdict, pair = judge_relation(relation, case, self.run, frozenset(self.remaining))
+                verdict, pair = judge_relation(relation, case, self.run, wanted)
                 shown = pair or Pair(case=case, observed=self.latest)
         except _NotObserved as nothing:
             return _Judged(case=case, verdict=nothing.verdict, shown=None, path=self.path, seconds=None)
         return _Judged(case=case, verdict=verdict, shown=shown, path=self.path, seconds=self.seconds - before)
 
-    def compared(self, case: Case, observed: Observed) -> TrialVerdict:
-        """The verdict on an observation."""
-        ask = judge_gradients
-        if self.group.requirement.relation == REFERENCE:
-            ask = partial(judge, unwanted=self.spoilers)
-        return ask(case, observed, frozenset(self.remaining))
-
     def run(self, case: Case) -> Observed:
         """Have the candidate run one case; _NotObserved where it breaks, or where another path ran."""
+        if self.settings.stopped():
+            raise Interrupted
         answer = self.host.observe(case)
         if isinstance(answer, Broken):
             self.path = ""
@@ -404,7 +408,7 @@ def _shipped(state: _Examination) -> _Failure | None:
 
 
 def _generated(state: _Examination) -> _Failure | None:
-    """Draw cases until one diverges, then shrink it to the smallest that is explained by the same faults."""
+    """Draw cases until one diverges, then reduce it to a small one that is explained by the same faults."""
     group, chosen = state.group, state.settings
     lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
     # A relation runs every case several times, on one shape: fewer of them.
@@ -418,7 +422,7 @@ def _generated(state: _Examination) -> _Failure | None:
         max_examples=examples,
         database=_database(group, state.host.version, chosen),
         deadline=None,
-        phases=_phases(chosen),
+        phases=(Phase.reuse,) if chosen.remembered is not None else (Phase.reuse, Phase.generate),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
         print_blob=False,
@@ -448,9 +452,6 @@ def _generated(state: _Examination) -> _Failure | None:
         if found is not None and (failure is None or failure.verdict.faults == found.verdict.faults):
             failure = found
             raise _Divergence
-        if found is not None and failure is not None:
-            others = [name for name in found.verdict.faults if name not in failure.verdict.faults]
-            state.spoilers = tuple(dict.fromkeys((*others, *state.spoilers)))[:_SPOILERS]
 
     try:
         check()
@@ -459,10 +460,7 @@ def _generated(state: _Examination) -> _Failure | None:
     except Flaky:
         text = "a generated case diverged once and not again: the candidate is not deterministic"
         state.emit(Incident(candidate=group.candidate.name, what=text))
-    state.spoilers = ()
-    if failure is not None:
-        state.record(failure.judged, "shrunk")
-    return failure
+    return None if failure is None else _smallest(state, failure, lattice)
 
 
 def _campaign(state: _Examination) -> _Failure | None:
@@ -492,22 +490,69 @@ def _campaign(state: _Examination) -> _Failure | None:
         if failure is not None:
             if after is not None and not answer.apart:
                 state.host.finish(after)
-            return failure
+            return _smallest(state, failure, lattice)
         if after is not None and answer.apart:
             state.host.begin(after)
         block = after
     return None
 
 
+def _smallest(state: _Examination, failure: _Failure, lattice: Lattice) -> _Failure:
+    """The failure on a case that is made small, and recorded, where that is wanted."""
+    if not state.settings.shrink:
+        return failure
+    small = _reduced(state, failure, [shape for shape, _ in lattice])
+    state.record(small.judged, "shrunk")
+    return small
+
+
+def _reduced(state: _Examination, failure: _Failure, shapes: Sequence[Shape]) -> _Failure:
+    """The failure on a smaller case that gets the same name; the same one where there is none."""
+    names, case = failure.verdict.faults, failure.judged.case
+    differs = {REFERENCE: deviation, GRADIENT: gradient_deviation}.get(state.group.requirement.relation)
+    # The latest hypothesis that stood in the way is asked first the next time.
+    rivals: dict[str, None] = {}
+    lost = False
+
+    def fails(smaller: Case) -> bool:
+        nonlocal rivals, lost
+        if lost:
+            return False
+        if differs is None:
+            judged = state.judged(smaller, remaining=frozenset())
+            lost = judged.shown is None
+            return judged.failure is not None and _alike(judged.failure.verdict.faults, names)
+        try:
+            other = differs(smaller, state.run(smaller), names, rivals=rivals)
+        except _NotObserved:
+            lost = True
+            return False
+        if other:
+            rivals = {other: None} | rivals
+        return other is None
+
+    small = reduced(
+        case,
+        fails,
+        at=failure.verdict.evidence.first,
+        shapes=shapes,
+        questions=_QUESTIONS if differs is deviation else _COSTLY_QUESTIONS,
+    )
+    if small is case:
+        return failure
+    again = state.judged(replace(small, origin=f"reduced from {case.origin}")).failure
+    # It may not fail again where the candidate is not deterministic.
+    return again if again is not None and _alike(again.verdict.faults, names) else failure
+
+
+def _alike(found: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Whether these hypotheses tell the same name, and none that was not among them before."""
+    return sharpest(found) == sharpest(wanted) and set(found) <= set(wanted)
+
+
 def _seed(group: Group, base: int) -> int:
     """Other cases for every requirement and dtype, the same ones for all candidates."""
     return zlib.crc32(f"{base} {group.requirement.name} {group.dtype}".encode())
-
-
-def _phases(chosen: Settings) -> tuple[Phase, ...]:
-    if chosen.remembered is not None:
-        return (Phase.reuse,)
-    return (Phase.reuse, Phase.generate, *((Phase.shrink,) if chosen.shrink else ()))
 
 
 def _database(group: Group, version: str, chosen: Settings) -> ExampleDatabase | None:

@@ -12,7 +12,7 @@ is used then.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Generic, TypeVar
@@ -24,12 +24,13 @@ from conformance.algebra import Algebra, Bounded, Rounded, RunningError
 from conformance.case import Case, Parameters, unchecked
 from conformance.cells.cell import CORRECT, INITIAL, NO_INPUT, NOTHING, Indices, Seen, Variation, Wiring, rows_of
 from conformance.cells.fault import Fault, Transform
+from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import Comparison, Observed, Part, seen
+from conformance.compare import Comparison, Observed, Part, compare, seen
 from conformance.errors import CaseError, SpecError
 from conformance.faults import catalogue
 from conformance.gradient_faults import GradientFault, gradient_catalogue
-from conformance.judge import TrialVerdict, judge, observed_of, probe, rules_out, sharpest
+from conformance.judge import TrialVerdict, deviation, judge, observed_of, probe, rules_out, sharpest
 from conformance.rounding import Array, Format, format_of
 from conformance.spread import Spread
 from conformance.tape import (
@@ -417,10 +418,14 @@ def _columns(taken: Indices) -> Callable[[Array], Array]:
 # --- comparison -------------------------------------------------------------------------------------------------------
 
 
-def compare_gradients(case: Case, observed: Observed, fault: Fault | GradientFault | None = None) -> Comparison:
+def compare_gradients(
+    case: Case, observed: Observed, fault: Fault | GradientFault | None = None, *, roughly: bool = False
+) -> Comparison:
     """Compare observed gradients with the reference, or with the mutated one of `fault`, along the observed outputs.
 
-    Parts go by the name of the gradient, as (1, rows, columns); those of x are (1, B * T, D).
+    roughly: within the rigorous bound alone, which is never below the one that judges, and much cheaper: what does not
+    explain roughly does not explain. Parts go by the name of the gradient, as (1, rows, columns); those of x are
+    (1, B * T, D).
 
     Raises
     ------
@@ -430,12 +435,21 @@ def compare_gradients(case: Case, observed: Observed, fault: Fault | GradientFau
     declared = case.format
     fmt = fault.format(case) if isinstance(fault, Fault) else declared
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-        predicted = _predicted(case, seen(case, observed), fmt, fault)
+        predicted = (_enclosed if roughly else _predicted)(case, seen(case, observed), fmt, fault)
         parts = {
             name: _part(values, predicted[name].value, predicted[name].error, declared)
             for name, values in observed.gradients.items()
         }
     return Comparison(parts=parts, compared=sum(part.share.size for part in parts.values()))
+
+
+def _enclosed(case: Case, along: Seen, fmt: Format, fault: Fault | GradientFault | None) -> dict[str, Bounded]:
+    """Every gradient within its rigorous bound; one that is no number is none, and encloses everything."""
+    ops = RunningError(fmt, coarser=fmt.storage > format_of(case.dtype).storage)
+    return {
+        name: Bounded(each.value, np.where(np.isnan(each.error), np.inf, ops.reference_share * each.error))
+        for name, each in gradients(case, along, ops, fault=fault).items()
+    }
 
 
 def _predicted(case: Case, along: Seen, fmt: Format, fault: Fault | GradientFault | None) -> dict[str, Bounded]:
@@ -605,25 +619,70 @@ def visible_gradient_faults(cell: str, zeroed: tuple[str, ...] = ()) -> frozense
 def _rules_out(case: Case, observed: Observed, name: str) -> bool:
     own = gradient_catalogue(case.cell)
     if name in own:
-        return not compare_gradients(case, observed, own[name]).explains
+        roughly = compare_gradients(case, observed, own[name], roughly=True)
+        return not (roughly.explains and compare_gradients(case, observed, own[name]).explains)
     return rules_out(case, observed, catalogue(case.cell)[name])
+
+
+def gradient_deviation(
+    case: Case, observed: Observed, faults: Collection[str], *, rivals: Iterable[str] = ()
+) -> str | None:
+    """As `conformance.judge.deviation`, of what `judge_gradients` tells."""
+    outputs = compare(case, observed)
+    if not outputs.explains:
+        return deviation(case, observed, faults, rivals=rivals)
+    if not outputs.bounded or _overflows(case, observed) or compare_gradients(case, observed).explains:
+        return ""
+    known, told = _known(case), sharpest(faults)
+    if not _finite_gradients(observed.gradients):
+        return next(iter(told), None)
+    order = dict.fromkeys((*told, *rivals, *(name for name in known if name not in faults)))
+    asked = [name for name in order if name in told or not _outdone(name, told)]
+    return next((name for name in asked if _explains(case, observed, known.get(name)) != (name in told)), None)
+
+
+def _explains(case: Case, observed: Observed, fault: Fault | GradientFault | None) -> bool:
+    """Whether `_share` is at most 1: most hypotheses are far off, and one look tells."""
+    try:
+        if fault is None or not compare_gradients(case, observed, fault, roughly=True).explains:
+            return False
+    except SpecError:
+        return False
+    return _share(case, observed, fault) <= 1.0
+
+
+def _outdone(name: str, told: Sequence[str]) -> bool:
+    """Whether a hypothesis may explain and is not told all the same: an arithmetic, beside what `sharpest` prefers."""
+    if name not in PRECISION or not told:
+        return False
+    return told[0] not in PRECISION or PRECISION.index(told[0]) < PRECISION.index(name)
 
 
 def _hypotheses(case: Case, observed: Observed) -> dict[str, float]:
     """For every fault of either catalogue the largest share of its own bound; nothing explains what is not finite."""
     if not _finite_gradients(observed.gradients):
         return {}
-    found: dict[str, float] = {}
+    found = {name: _share(case, observed, fault) for name, fault in _known(case).items()}
+    return {name: share for name, share in found.items() if not np.isnan(share)}
+
+
+def _known(case: Case) -> dict[str, Fault | GradientFault]:
+    """The faults of either catalogue, without precisions that are not those of the case's dtype."""
     every: dict[str, Fault | GradientFault] = {**catalogue(case.cell), **gradient_catalogue(case.cell)}
-    for name, fault in every.items():
-        if isinstance(fault, Fault) and fault.arithmetic is not None and fault.arithmetic(case.format) is None:
-            continue  # a precision that is not this dtype's
-        try:
-            comparison = compare_gradients(case, observed, fault)
-        except SpecError:
-            continue  # its gradient is not known here
-        found[name] = comparison.worst if comparison.bounded else np.inf
-    return found
+    return {
+        name: fault
+        for name, fault in every.items()
+        if not (isinstance(fault, Fault) and fault.arithmetic is not None and fault.arithmetic(case.format) is None)
+    }
+
+
+def _share(case: Case, observed: Observed, fault: Fault | GradientFault) -> float:
+    """The largest share of the fault's own bound; NaN where its gradient is not known here."""
+    try:
+        comparison = compare_gradients(case, observed, fault)
+    except SpecError:
+        return np.nan
+    return comparison.worst if comparison.bounded else np.inf
 
 
 def _evidence(observed: Observed, reference: Comparison, residuals: Mapping[str, float]) -> Evidence:

@@ -19,7 +19,7 @@ from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen, shares_of
+from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, fits, seen, shares_of
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.rounding import Arithmetic, Array, arithmetic_of
@@ -105,13 +105,11 @@ def probe(cell: str, initial: Initial, *, features: tuple[str, ...] = (), paddin
     )
 
 
-def judge(case: Case, observed: Observed, against: Iterable[str], *, unwanted: Iterable[str] = ()) -> TrialVerdict:
+def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdict:
     """The verdict on one case.
 
     against: the faults still to be ruled out. An agreeing verdict lists those among them that this case
         excludes; when there are some to exclude and it excludes none, the verdict is inconclusive.
-    unwanted: faults that make a divergence useless to the caller: the first of them that explains it is the only
-        hypothesis told, and no further one is tried.
 
     Raises
     ------
@@ -119,16 +117,16 @@ def judge(case: Case, observed: Observed, against: Iterable[str], *, unwanted: I
     """
     reference = compare(case, observed)
     if not reference.explains:
-        residuals = next(_explained(case, observed, unwanted), None) or hypotheses(case, observed)
+        residuals = hypotheses(case, observed)
         return Diverges(
-            faults=tuple(sorted(name for name, share in residuals.items() if share <= 1.0)),
+            faults=explaining(residuals),
             evidence=evidence(case, observed, reference, residuals),
         )
     if not reference.bounded:
         return Inconclusive(why="the bound overflows on this case: everything would lie inside it", blank=True)
     wanted = frozenset(against)
     faults = catalogue(case.cell)
-    excluded = frozenset(name for name in wanted if rules_out(case, observed, faults[name]))
+    excluded = _ruled_out(case, observed, [faults[name] for name in sorted(wanted)])
     if wanted and not excluded:
         return Inconclusive(why="this case looks the same under every fault asked about", missing=wanted)
     return Agrees(excluded=excluded, share=reference.worst, compared=reference.compared)
@@ -155,12 +153,41 @@ def judge_block(
             yield judge(block.case(place), observed.row(row), ()) if blind else verdict
 
 
-def _explained(case: Case, observed: Observed, names: Iterable[str]) -> Iterator[dict[str, float]]:
-    """The residual of each of these faults that explains the observation."""
-    for name in names if observed.finite else ():
-        comparison = compare(case, observed, catalogue(case.cell)[name])
-        if comparison.explains and comparison.bounded:
-            yield {name: comparison.worst}
+def explaining(residuals: Mapping[str, float]) -> tuple[str, ...]:
+    """The hypotheses that explain an observation, in order."""
+    return tuple(sorted(name for name, share in residuals.items() if share <= 1.0))
+
+
+def deviation(case: Case, observed: Observed, faults: Collection[str], *, rivals: Iterable[str] = ()) -> str | None:
+    """Why `judge` would not tell the same name as from `faults`, which explained a divergence; None if it would.
+
+    The name is told by `sharpest`: what it names must still explain, and nothing but `faults` may. Else the answer is a
+    hypothesis that explains too much or too little, or "" for the reference, where that explains it. `rivals` are asked
+    first of those that may not; whoever asks needs no evidence, so the first reason ends the search.
+    """
+    if compare(case, observed).explains:
+        return ""
+    known, told = catalogue(case.cell), sharpest(faults)
+    if not observed.finite:
+        found = set(explaining(hypotheses(case, observed)))
+        return min((found - set(faults)) | (set(told) - found), default=None)
+    order = dict.fromkeys((*told, *rivals, *(name for name in known if name not in faults)))
+    return next((name for name in order if _explains(case, observed, known.get(name)) != (name in told)), None)
+
+
+def _explains(case: Case, observed: Observed, fault: Fault | None) -> bool:
+    """Whether a fault explains everything; one that is not of this catalogue (a gradient's) explains no output."""
+    if fault is None:
+        return False
+    comparison = compare(case, observed, fault)
+    return comparison.explains and comparison.bounded
+
+
+def _ruled_out(case: Case, observed: Observed, faults: Sequence[Fault]) -> frozenset[str]:
+    """What `rules_out` is true of."""
+    found = fits(case, observed, [fault for fault in faults if fault.arithmetic is None])
+    emulated = {f.name for f in faults if f.arithmetic is not None and rules_out(case, observed, f)}
+    return frozenset(name for name, fit in found.items() if not fit.explains) | emulated
 
 
 def rules_out(case: Case, observed: Observed, fault: Fault) -> bool:
@@ -184,9 +211,9 @@ def hypotheses(case: Case, observed: Observed) -> dict[str, float]:
     """
     if not observed.finite:
         return _growing(case, observed)
-    found = {name: compare(case, observed, fault) for name, fault in catalogue(case.cell).items()}
+    found = fits(case, observed, tuple(catalogue(case.cell).values()))
     # What lies inside an infinite bound is not explained by it.
-    return {name: comparison.worst if comparison.bounded else np.inf for name, comparison in found.items()}
+    return {name: fit.worst if fit.bounded else np.inf for name, fit in found.items()}
 
 
 def _growing(case: Case, observed: Observed) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from conformance.behaviours import correct
 from conformance.case import Case, Shape
-from conformance.compare import Observed, compare, shares
+from conformance.cells.fault import Fault
+from conformance.compare import Fit, Observed, compare, fits, shares
 from conformance.errors import CaseError, ShapeError
-from conformance.faults import catalogue
+from conformance.faults import CATALOGUE, catalogue
 from conformance.judge import combine, judge, planted
 from conformance.strategies import GENERIC, Signature, build
 from conformance.verdict import Diverges, Inconclusive
@@ -111,3 +113,54 @@ def test_a_lost_denominator_is_inconclusive_and_no_divergence() -> None:
         assert isinstance(judge(case, replace(observed, outputs=outputs), ()), Diverges)
         return
     pytest.fail("no case lost its denominator")
+
+
+@pytest.mark.parametrize(
+    ("cell", "features"),
+    [(cell, features) for cell in CATALOGUE for features in ((), ("lengths",))]
+    + [(cell, ("bidirectional", "layers", "lengths")) for cell in ("gru", "lstm", "elman", "minlstm")],
+)
+def test_hypotheses_tried_together_fit_as_each_does_alone(cell: str, features: tuple[str, ...]) -> None:
+    """Of every fault the same share of the same bound, whatever is observed of the memory."""
+    size = Shape(batch=2, time=3, features=2, hidden=3) if "layers" in features else SMALL
+    signature = Signature(shape=size, batched=True, seed=4, scale=0.8, decimals=12, fills=())
+    dtype = "float32" if features else "bfloat16"
+    case = build(signature, cell=cell, dtype=dtype, initial="given", features=features, padding="free")
+    faults = tuple(catalogue(cell).values())
+    observed = planted(case, next(fault for fault in faults if fault.parameters is not None))
+    for shown in {True: replace(observed, cells=None, final_cell=None), observed.cells is None: observed}.values():
+        found = _fit_alike(case, shown, faults)
+        assert any(fit.explains for fit in found.values())
+        assert len({fit.worst for fit in found.values()}) > 10
+
+
+def _fit_alike(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
+    found = fits(case, observed, faults)
+    assert list(found) == [fault.name for fault in faults]
+    for fault in faults:
+        alone = compare(case, observed, fault)
+        assert (found[fault.name].explains, found[fault.name].bounded) == (alone.explains, alone.bounded), fault.name
+        assert found[fault.name].worst == pytest.approx(alone.worst, rel=1e-9), fault.name
+    return found
+
+
+@pytest.mark.parametrize("way", ["complement", "scan", "overflow"])
+def test_hypotheses_fit_alike_in_the_other_convention_in_scans_and_past_an_overflow(way: str) -> None:
+    """Where nothing can be evaluated at once, one by one; the answer is the same."""
+    cell = {"complement": "gru", "scan": "mingru"}.get(way, "elman_relu")
+    case = case_of(cell)
+    if way != "overflow":
+        case = replace(case, evaluation=way)  # type: ignore[arg-type]
+    observed = correct(case)
+    if way == "overflow":
+        observed = replace(observed, outputs=np.where(observed.outputs > 0.5, np.inf, observed.outputs))
+        assert not observed.finite
+    _fit_alike(case, observed, tuple(catalogue(cell).values()))
+
+
+def test_the_shape_of_an_observation_is_checked_before_hypotheses_are_tried() -> None:
+    """One that fits no case is refused, not broadcast."""
+    case = case_of("gru")
+    observed = correct(case)
+    with pytest.raises(ShapeError):
+        fits(case, replace(observed, outputs=observed.outputs[:, :1]), tuple(catalogue("gru").values()))

@@ -18,7 +18,13 @@ from conformance.cells.fault import Fault
 from conformance.compare import Observed, seen
 from conformance.errors import CaseError, SpecError
 from conformance.faults import catalogue
-from conformance.gradient import compare_gradients, gradients, judge_gradients, planted_gradients
+from conformance.gradient import (
+    compare_gradients,
+    gradient_deviation,
+    gradients,
+    judge_gradients,
+    planted_gradients,
+)
 from conformance.gradient_faults import GradientFault, gradient_catalogue
 from conformance.judge import observed_of, planted, sharpest
 from conformance.rounding import DTYPES, Array, format_of
@@ -388,3 +394,42 @@ def test_an_observation_may_hold_the_memory() -> None:
     hidden = Observed(outputs=observed.outputs, final_state=observed.final_state, gradients=observed.gradients)
     assert compare_gradients(case, observed).explains
     assert compare_gradients(case, hidden).explains
+
+
+@pytest.mark.parametrize("fault", ["state_detached", "mean_over_batch", "swap_rz", "bfloat16_products"])
+def test_what_does_not_explain_roughly_does_not_explain(fault: str) -> None:
+    """Of every hypothesis: the rough bound is never the smaller one, so it may rule out, and it rules out most."""
+    case = generic("gru", "float32", (2, 6, 3, 4))
+    every: dict[str, Fault | GradientFault] = {**catalogue("gru"), **gradient_catalogue("gru")}
+    observed = planted_gradients(case, every[fault])
+    ruled_out = 0
+    for name in [*[*every][::9], fault]:
+        try:
+            roughly, fully = (compare_gradients(case, observed, every[name], roughly=r) for r in (True, False))
+        except SpecError:
+            continue
+        for key, part in fully.parts.items():
+            assert (roughly.parts[key].bound >= part.bound).all(), (name, key)
+        assert roughly.worst <= fully.worst
+        ruled_out += not roughly.explains
+        assert fully.explains or name != fault
+    assert ruled_out >= 5
+
+
+@pytest.mark.parametrize("fault", ["state_detached", "mean_over_batch", "swap_rz"])
+def test_a_deviation_is_what_the_whole_judgement_of_gradients_would_tell(fault: str) -> None:
+    """Its own name is no deviation; another one, none, or one beside it is, and so is a right gradient."""
+    case = generic("gru", "float32", (2, 3, 2, 3))
+    every: dict[str, Fault | GradientFault] = {**catalogue("gru"), **gradient_catalogue("gru")}
+    observed = planted_gradients(case, every[fault])
+    verdict = judge_gradients(case, observed, ())
+    assert isinstance(verdict, Diverges)
+    assert verdict.faults == (fault,)
+    assert gradient_deviation(case, observed, (fault,), rivals=("drop_bhn",)) is None
+    assert gradient_deviation(case, observed, (fault, "bfloat16_products")) is None
+    assert gradient_deviation(case, observed, (fault, "drop_bhn")) == "drop_bhn"
+    assert gradient_deviation(case, observed, ()) == fault
+    assert gradient_deviation(case, planted_gradients(case), (fault,)) == ""
+    wrong = replace(planted(case, catalogue("gru")["drop_bhn"]), gradients=observed.gradients)
+    assert gradient_deviation(case, wrong, (fault,)) is not None
+    assert gradient_deviation(case, wrong, ("drop_bhn",)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import msgspec
@@ -9,15 +10,15 @@ import numpy as np
 import pytest
 
 from conformance.behaviours import correct
-from conformance.case import Case, Initial, Padding
+from conformance.case import Case, Initial, Padding, Shape
 from conformance.cells import CELLS, cell_named
 from conformance.cells.precision import PRECISION
 from conformance.compare import Observed, compare
 from conformance.errors import CaseError
 from conformance.faults import CATALOGUE, catalogue
-from conformance.judge import combine, judge, planted, sharpest, visible_faults
+from conformance.judge import combine, deviation, judge, planted, sharpest, visible_faults
 from conformance.rounding import DTYPES, FORMATS, format_of, round_to
-from conformance.strategies import GENERIC, LATTICE, Signature, build
+from conformance.strategies import GENERIC, LATTICE, RELATION, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 FORMS = ("gru", "gru_v1")
@@ -105,16 +106,44 @@ def test_every_planted_fault_is_caught_and_named(name: str, dtype: str) -> None:
     assert found.faults == (name,)
 
 
-def test_an_unwanted_explanation_ends_the_search() -> None:
-    """Where somebody looks for a case that one fault alone explains, another that explains it is enough to know."""
+def of_shape(shape: Shape) -> Case:
+    """A generic GRU case of this shape."""
+    signature = Signature(shape=shape, batched=True, seed=5, scale=0.8, decimals=12, fills=())
+    return build(signature, cell="gru", dtype="float32", initial="given")
+
+
+@pytest.mark.parametrize("shape", [Shape(batch=1, time=2, features=1, hidden=2), RELATION], ids=str)
+def test_a_deviation_is_what_the_whole_judgement_would_tell(shape: Shape) -> None:
+    """Of many faults, against several names: no deviation exactly where `judge` tells the same name."""
+    case = of_shape(shape)
+    answers = Counter[bool]()
+    for name in [*CATALOGUE["gru"]][::7]:
+        observed = planted(case, catalogue("gru")[name])
+        verdict = judge(case, observed, ())
+        found = verdict.faults if isinstance(verdict, Diverges) else None
+        for wanted in {found or (), (name,), (name, "bfloat16_products"), ("swap_rz",)}:
+            same = found is not None and sharpest(found) == sharpest(wanted) and set(found) <= set(wanted)
+            assert (deviation(case, observed, wanted, rivals=("drop_bhn", name)) is None) == same, (name, wanted)
+            answers[same] += 1
+    assert answers[True] > 10
+    assert answers[False] > 10
+
+
+def test_a_deviation_says_why() -> None:
+    """The reference, a hypothesis that no longer explains, one that explains beside it; the rivals are asked first."""
     case = generic("gru", "float32", "given")
     observed = planted(case, catalogue("gru")["swap_rz"])
-    found = judge(case, observed, (), unwanted=("drop_bhn", "swap_rz"))
-    assert isinstance(found, Diverges)
-    assert (found.faults, set(found.evidence.residuals)) == (("swap_rz",), {"swap_rz"})
-    whole = judge(case, observed, (), unwanted=("drop_bhn",))
-    assert isinstance(whole, Diverges)
-    assert whole.evidence.residuals.keys() == CATALOGUE["gru"].keys()
+    assert deviation(case, planted(case, catalogue("gru")["float32_inside"]), ("swap_rz",)) == ""
+    assert deviation(case, observed, ("swap_rz", "drop_bhn")) == "drop_bhn"
+    assert deviation(case, observed, ()) == "swap_rz"
+    assert deviation(case, observed, ("swap_rz",)) is None
+    tiny = of_shape(LATTICE[0][0])
+    observed = planted(tiny, catalogue("gru")["gate_relu"])
+    verdict = judge(tiny, observed, ())
+    assert isinstance(verdict, Diverges)
+    assert len(verdict.faults) > 1
+    for rival in verdict.faults:
+        assert deviation(tiny, observed, (), rivals=(rival,)) == rival
 
 
 @pytest.mark.parametrize("name", CATALOGUE["gru_v1"])

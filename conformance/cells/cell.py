@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -90,6 +91,22 @@ def rows_of(case: Case, direction: int = 0) -> Rows:
     size = case.shape
     lengths = np.full(size.batch, size.time) if case.lengths is None else np.array(case.lengths, dtype=np.intp)
     return Rows(time=size.time, lengths=lengths, reverse=case.reverse != bool(direction), backward=bool(direction))
+
+
+@lru_cache(maxsize=512)
+def _wired(
+    wiring: Callable[[Rows], Wiring],
+    time: int,
+    lengths: tuple[int, ...] | int,
+    reverse: bool,  # noqa: FBT001 (private)
+    direction: int,
+) -> Wiring:
+    """A wiring of rows of these lengths, or of so many whole ones: every hypothesis about a case asks for the same."""
+    each = np.full(lengths, time) if isinstance(lengths, int) else np.array(lengths, dtype=np.intp)
+    made = wiring(Rows(time=time, lengths=each, reverse=reverse != bool(direction), backward=bool(direction)))
+    for indices in (made.inputs, made.states, made.order):
+        indices.setflags(write=False)
+    return made
 
 
 Block: TypeAlias = tuple[int, int]
@@ -370,7 +387,7 @@ class Cell(Generic[E]):
     ) -> _Run[V]:
         """One layer and direction."""
         size = case.shape
-        wiring = variation.wiring(rows_of(case, block_[1]))
+        wiring = _wired(variation.wiring, size.time, case.lengths or size.batch, case.reverse, block_[1])
         source_layer, source_direction = variation.states_of(block_)
         index = source_layer * size.directions + source_direction
         initial = [case.h0[..., index * size.output : (index + 1) * size.output]]

@@ -15,8 +15,8 @@ import pytest
 from conformance.candidate import Adapter, Spec
 from conformance.discover import find_adapters
 from conformance.environments import PROGRAMS_VARIABLE
-from conformance.process import LAUNCH
 from conformance.plan import Candidate, interpreter_of
+from conformance.process import LAUNCH
 
 ADAPTERS = find_adapters()
 # (variant, cell, gates, whether it has hidden weights and a memory) of each adapter.
