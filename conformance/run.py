@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from conformance import __version__
 from conformance.behaviours import BEHAVIOURS
@@ -37,6 +37,9 @@ from conformance.record import (
 )
 from conformance.requirement import GRADIENT, Requirement
 from conformance.verdict import Broken, BrokenKind, Verdict
+
+ENVIRONMENT: Final = "environment"
+DONE: Final = "done"
 
 
 class Progress(Protocol):
@@ -236,7 +239,7 @@ def _examine_all(
     findings: list[Finding],
 ) -> None:
     name = candidate.name
-    progress.stage(name, "environment")
+    progress.stage(name, ENVIRONMENT)
     interpreter = interpreter_of(candidate, lambda text: progress.stage(name, text))
 
     def incident(broken: Broken) -> None:
@@ -285,4 +288,4 @@ def _examine_all(
                 finding = _bare(group, Broken(kind="exception", message=text, stderr_tail=trace))
             tell(finding)
             findings.append(finding)
-    progress.stage(name, "done")
+    progress.stage(name, DONE)

@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from conformance.candidate import parse_spec
 from conformance.case import Case, asked_of_cases
 from conformance.cli.known import known_lines, known_option
-from conformance.cli.recording import display, keeper, new_record, now
+from conformance.cli.recording import (
+    deadline_option,
+    display,
+    dtypes_option,
+    examples_option,
+    keeper,
+    new_record,
+    now,
+    output_option,
+    outputs_options,
+    pattern_option,
+    present,
+    progress_options,
+)
 from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
 from conformance.discover import find_adapters
 from conformance.environments import cache_root
-from conformance.errors import ConformanceError, SpecError
+from conformance.errors import SpecError
 from conformance.examine import Settings
 from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Footer, RecordWriter, read_record
-from conformance.report.html import render_html
-from conformance.report.outcome import exit_code, headline
-from conformance.report.text import print_known, print_summary
+from conformance.report.outcome import exit_code
 from conformance.requirement import REQUIREMENTS, select_requirements
-from conformance.rounding import DTYPES
-from conformance.run import header
+from conformance.run import Progress, header
 from conformance.run import run as run_groups
 from conformance.verdict import Broken, core
 
 
 @main.command(epilog=EXIT_CODES)
 @click.argument("candidates", nargs=-1)
-@click.option("-k", "pattern", metavar="TEXT", help="Only requirements in whose name TEXT begins a word.")
-@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated.")
-@click.option(
-    "--examples", default=20, show_default=True, type=click.IntRange(min=0), help="Generated cases per group."
-)
+@pattern_option
+@dtypes_option
+@examples_option
 @click.option(
     "--seed",
     default=0,
@@ -54,17 +62,12 @@ from conformance.verdict import Broken, core
     metavar="FILE",
     help="Run only the case in this file.",
 )
-@click.option(
-    "--output",
-    default="reports",
-    show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the record, the HTML report and minimal cases.",
-)
-@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case.")
+@output_option("the record, the HTML report and minimal cases")
+@outputs_options
+@deadline_option
 @click.option("--wide", is_flag=True, help="Draw long and broad cases, too: T to 512, H to 256, in every dtype.")
 @click.option("--forget", is_flag=True, help="Do not replay or keep failures in the example database.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@progress_options
 @known_option
 @click.option("--update-known", is_flag=True, help="Rewrite the file of --known to what this run shows.")
 @adapter_option
@@ -77,10 +80,14 @@ def run(
     seed: int,
     case_file: Path | None,
     output: Path,
+    junit_file: Path | None,
+    summary_file: Path | None,
+    annotate: bool | None,
     deadline: float | None,
     wide: bool,
     forget: bool,
     quiet: bool,
+    verbose: bool,
     known_file: str | None,
     update_known: bool,
     adapter_folders: tuple[Path, ...],
@@ -110,11 +117,13 @@ def run(
     )
     console = Console()
     with RecordWriter(path, header(groups, settings, sys.argv[1:]), held) as writer:
-        complete = _run(groups, settings, writer, console, quiet=quiet, deadline=deadline)
-    _present(path, console)
+        shown = display(groups, console, quiet=quiet, verbose=verbose)
+        complete = _run(groups, settings, writer, shown, deadline=deadline)
+    record = read_record(path)
+    present(record, path, console, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
     if update_known and known_file is not None:
         _update(known_file, path, complete=complete)
-    sys.exit(exit_code(read_record(path)) if complete else 3)
+    sys.exit(exit_code(record) if complete else 3)
 
 
 def _refuse_partial(known: str | None, pattern: str | None, dtypes: Sequence[str], case_file: Path | None) -> None:
@@ -181,14 +190,13 @@ def _run(
     groups: Sequence[Group],
     settings: Settings,
     writer: RecordWriter,
-    console: Console,
+    shown: AbstractContextManager[Progress],
     *,
-    quiet: bool,
     deadline: float | None,
 ) -> bool:
     """Run and write the footer; False when interrupted."""
     try:
-        with display(groups, console, quiet=quiet) as progress:
+        with shown as progress:
             findings = run_groups(groups, settings, writer.write, progress, case_seconds=deadline)
     except KeyboardInterrupt:
         click.echo("interrupted: the record holds what was done so far and says that it is incomplete", err=True)
@@ -196,22 +204,3 @@ def _run(
     trials = sum(finding.trials for finding in findings)
     writer.write(Footer(finished=now(), trials=trials, findings=len(findings)))
     return True
-
-
-def _present(path: Path, console: Console) -> None:
-    record = read_record(path)
-    html = path.with_suffix(".html")
-    try:
-        html.write_text(render_html(record), encoding="utf-8")
-    except OSError as error:
-        raise ConformanceError(
-            "cannot write the HTML report",
-            where=str(html),
-            got=error.strerror or str(error),
-            hint=f"the record is complete: rnn-conformance report {path} --html FILE",
-        ) from None
-    print_summary(record, console)
-    console.print(Text(headline(record), style="bold"))
-    print_known(record, console)
-    click.echo(f"record: {path}")
-    click.echo(f"report: {html}")

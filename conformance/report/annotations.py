@@ -1,4 +1,4 @@
-"""A gate as workflow commands of GitHub Actions: one line for what changed alike, and one for the answer.
+"""Workflow commands of GitHub Actions: one line for the answer, and one for what changed, or was found, alike.
 
 https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
 """
@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from conformance.known import check_known
+from conformance.record import Record
+from conformance.report.answer import answer
 from conformance.report.gate import GateText
+from conformance.report.known import problem_text
+from conformance.report.rows import Standing, finding_rows
+from conformance.report.telling import alike
+from conformance.report.wording import visible
 
 _LEVELS: Final[dict[str, Literal["error", "warning", "notice"]]] = {
     "regressed": "error",
@@ -25,6 +32,25 @@ def workflow_commands(text: GateText) -> str:
     """The lines to print to a workflow's log."""
     lines = [_command(*_answer(text), text.paragraph), *_changes(text)]
     lines += [_command("error", f"known divergence: {kind}", said) for kind, said in text.problems[:_MOST]]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def run_commands(record: Record) -> str:
+    """The same of a run: what fails is an error, what could not be told a warning, what does not decide a notice."""
+    said, rows = answer(record), finding_rows(record)
+    level = {0: "notice", 1: "error"}.get(said.exit_code, "warning")
+    lines = [_command(level, f"RNN conformance: {said.word}", said.sentence)]
+    shown: tuple[tuple[Standing, str], ...] = (("fails", "error"), ("doubtful", "warning"), ("aside", "notice"))
+    for standing, own in shown:
+        lines += [
+            _command(own, f"{told.lead.outcome}: {told.candidate}", f"{told.asked}: {told.said}")
+            for told in alike(rows, standing)[:_MOST]
+        ]
+    lines += [
+        _command("error", f"known divergence: {problem.kind}", problem_text(problem))
+        for problem in check_known(record)[:_MOST]
+        if problem.kind != "unlisted"
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -52,4 +78,4 @@ def _command(level: str, title: str, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
