@@ -489,18 +489,11 @@ def _chunks(path: Path) -> Iterator[tuple[bytes, bool]]:
 
 def _check(line: Line) -> None:
     """What the types of a line leave open; ValueError says what is wrong."""
-    match line:
-        case Header():
-            for started in (line.started, *(source.started for source in line.merged)):
-                datetime.fromisoformat(started)
-        case KnownList():
-            for entry in line.entries:
-                try:
-                    SpecifierSet(entry.versions)
-                except InvalidSpecifier as error:
-                    raise ValueError(str(error)) from None
-        case _:
-            pass
+    for entry in line.entries if isinstance(line, KnownList) else ():
+        try:
+            SpecifierSet(entry.versions)
+        except InvalidSpecifier as error:
+            raise ValueError(str(error)) from None
 
 
 def gather(path: Path, lines: Sequence[Line], *, truncated: bool = False) -> Record:
@@ -516,6 +509,9 @@ def gather(path: Path, lines: Sequence[Line], *, truncated: bool = False) -> Rec
         raise RecordError("the record has two gates, or two lists of known divergences", where=str(path))
     if misplaced or (footers and not isinstance(lines[-1], Footer)):
         raise RecordError("the record has lines after its footer, or two headers", where=str(path))
+    known = next((line for line in lines if isinstance(line, KnownList)), None)
+    if known is not None:
+        _check_dates(path, header)
     problem = _problem(header, truncated=truncated, ended=bool(footers))
     return Record(
         path=path.name,
@@ -528,12 +524,26 @@ def gather(path: Path, lines: Sequence[Line], *, truncated: bool = False) -> Rec
         scans=tuple(line for line in lines if isinstance(line, ScanLine)),
         probes=tuple(line for line in lines if isinstance(line, Probe)),
         gate=next((line for line in lines if isinstance(line, Gate)), None),
-        known=next((line for line in lines if isinstance(line, KnownList)), None),
+        known=known,
         footer=footers[0] if footers else None,
         problem=problem,
         lines=len(lines),
         body=tuple(lines[1:]),
     )
+
+
+def _check_dates(path: Path, header: Header) -> None:
+    """A list of known divergences expires: what is held to one must say when it was made."""
+    for started in (header.started, *(source.started for source in header.merged)):
+        try:
+            datetime.fromisoformat(started)
+        except ValueError as error:
+            raise RecordError(
+                "the record is held to a list of known divergences and does not say when it was made",
+                where=str(path),
+                got=str(error)[:300],
+                wanted="header: started: a date of ISO 8601",
+            ) from None
 
 
 def _problem(header: Header, *, truncated: bool, ended: bool) -> str:
