@@ -198,6 +198,9 @@ def _candidate(
     except Interrupted:
         return findings
     except ConformanceError as error:
+        if settings.stopped():
+            # Ctrl-C on a terminal reaches pip as well: that it failed says nothing about the candidate.
+            return findings
         what, _, details = str(error).partition("\n")
         # Without an environment nothing is known of the candidate; a worker that does not start is its own doing.
         kind: BrokenKind = "environment" if isinstance(error, EnvironmentUnavailable) else "start"

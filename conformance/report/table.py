@@ -92,7 +92,7 @@ def json_text(record: Record, kind: type[Row]) -> str:
                 "name": result.name,
                 "outcome": result.outcome,
                 "version": "" if result.line is None else result.line.version,
-                "facts": {} if result.line is None else result.line.facts,
+                "facts": {} if result.line is None else dict(sorted(result.line.facts.items())),
             }
             for result in results(record)
         ],
