@@ -20,6 +20,7 @@ from rich.text import Text
 
 from conformance.plan import Group
 from conformance.record import Finding, Incident, Trial
+from conformance.report.annotations import inert
 from conformance.report.outcome import ORDER, outcome_of
 from conformance.report.wording import label, one_line
 from conformance.run import DONE, ENVIRONMENT
@@ -140,7 +141,7 @@ class Lines:
     ) -> None: ...
 
     def _say(self, text: str) -> None:
-        print(one_line(text), file=sys.stderr, flush=True)
+        print(inert(one_line(text)), file=sys.stderr, flush=True)
 
     def stage(self, candidate: str, text: str) -> None:
         """Say that an environment is being made, or that a candidate is done, and what was found so far."""

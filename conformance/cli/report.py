@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import webbrowser
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
 
-from conformance.cli.recording import written
+from conformance.cli.recording import in_workflow, unread, written
 from conformance.cli.root import EXIT_CODES, main, reported
 from conformance.errors import SpecError
 from conformance.merge import file_names, merge, write_record
@@ -80,7 +81,7 @@ def report(
     if page is not None:
         written(page, rendered(record, "html").decode(), "the HTML report")
     if not forms:
-        print_record(record, Console())
+        _print(record)
     _write(record, forms, output, _ROWS[rows], stem=(merged_file or record_files[0]).stem)
     if merged_file is not None:
         click.echo(f"record: {merged_file}", err=bool(forms))
@@ -137,7 +138,7 @@ def _write(record: Record, forms: Sequence[Format], output: Path | None, rows: t
     told = [(form, rendered(record, form, rows)) for form in forms if form != "text" or output is not None]
     if output is None:
         if "text" in forms:
-            print_record(record, Console())
+            _print(record)
         for _, data in told:
             click.echo(data, nl=False)
         return
@@ -145,3 +146,8 @@ def _write(record: Record, forms: Sequence[Format], output: Path | None, rows: t
         target = output / f"{stem}{SUFFIXES[form]}" if len(forms) > 1 else output
         written(target, data, f"the report ({form})")
         click.echo(f"{form}: {target}")
+
+
+def _print(record: Record) -> None:
+    with unread() if in_workflow() else nullcontext():
+        print_record(record, Console())

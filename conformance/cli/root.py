@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from conformance import __version__
 from conformance.discover import load_faults
 from conformance.errors import ConformanceError
+from conformance.report.annotations import inert
 from conformance.report.wording import visible
 
 EXIT_CODES: Final = """\b
@@ -40,7 +41,7 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except ConformanceError as error:
             # It may quote a file from anybody.
-            click.echo(visible(f"error: {error}"), err=True)
+            click.echo(inert(visible(f"error: {error}")), err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)

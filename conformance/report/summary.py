@@ -100,8 +100,8 @@ def _and_more(amount: int, noun: str) -> list[str]:
 
 def plain(text: str) -> str:
     """Text on one line that Markdown shows as it stands."""
-    # An underscore inside a word is one; a dollar begins a formula, and a colon after http a link.
-    escaped = re.sub(r"([\\`*\[\]|<>&~$]|(?<!\w)_|_(?!\w)|:(?=//)|@)", _escaped, visible(text))
+    # An underscore inside a word is one; a dollar begins a formula, a colon a link or a command.
+    escaped = re.sub(r"([\\`*\[\]|<>&~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//|:)|@)", _escaped, visible(text))
     return escaped.replace("\r", " ").replace("\n", " ")
 
 
