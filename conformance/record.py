@@ -25,6 +25,8 @@ from conformance.verdict import Owner, Size, Verdict
 FORMAT: Final = "rnn-conformance-record-1"
 # A case of 512 steps, with all its arrays, takes a few megabytes; what is longer would fill the memory.
 LONGEST_LINE: Final = 64 * 2**20
+# gzip, zstandard, xz, zip
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"PK")
 Phase = Literal["shipped", "generated", "shrunk", "file"]
 Nested: TypeAlias = list[Any]
 
@@ -446,23 +448,22 @@ def read_record(path: Path) -> Record:
     lines: list[Line] = []
     truncated = False
     for number, (chunk, whole) in enumerate(_chunks(path), start=1):
-        where = f"{path}, line {number}"
-        if not whole:
+        if not whole and (number > 1 or chunk[:1] in (b"", b"{")):
             truncated = bool(chunk.strip())
             break
         try:
             line = _DECODER.decode(chunk)
             _check(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-            if number == 1:
-                raise RecordError(
-                    "not a record", where=where, got=str(error)[:300], wanted=f"a header of format {FORMAT}"
-                ) from None
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            # What it quotes comes from anybody, and may go to a terminal or a log that is read for commands.
+            said = str(error)[:300].encode("unicode_escape").decode("ascii")
+            first = number == 1
             raise RecordError(
-                "malformed line in the record",
-                where=where,
-                got=str(error)[:300],
-                wanted=f"a line of format {FORMAT}; see `rnn-conformance schema`",
+                "not a record" if first else "malformed line in the record",
+                where=f"{path}, line {number}",
+                got=said,
+                wanted=f"{'a header' if first else 'a line'} of format {FORMAT}; see `rnn-conformance schema`",
+                hint="decompress it" if chunk.startswith(_COMPRESSED) else "",
             ) from None
         lines.append(line)
     return gather(path, lines, truncated=truncated)
@@ -500,7 +501,8 @@ def gather(path: Path, lines: Sequence[Line], *, truncated: bool = False) -> Rec
     """The record that these lines make, the first of which is its header; RecordError where they make none."""
     header = lines[0] if lines else None
     if not isinstance(header, Header):
-        raise RecordError("the record does not begin with a header", where=str(path), wanted="type: header")
+        got = "an empty file" if header is None else f"type: {type(header).__name__}"
+        raise RecordError("the record does not begin with a header", where=str(path), got=got, wanted="type: header")
     if header.format != FORMAT:
         raise RecordError("the record has another format", where=str(path), got=header.format, wanted=FORMAT)
     footers = [line for line in lines if isinstance(line, Footer)]
