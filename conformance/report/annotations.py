@@ -14,6 +14,7 @@ from conformance.record import Record
 from conformance.report.answer import answer
 from conformance.report.gate import GateText
 from conformance.report.known import problem_text
+from conformance.report.outcome import gaps
 from conformance.report.rows import Standing, finding_rows
 from conformance.report.telling import alike
 from conformance.report.wording import visible
@@ -41,6 +42,7 @@ def run_commands(record: Record) -> str:
     said, rows = answer(record), finding_rows(record)
     level = {0: "notice", 1: "error"}.get(said.exit_code, "warning")
     lines = [_command(level, f"RNN conformance: {said.word}", said.sentence)]
+    lines += [_command("warning", "RNN conformance: not a full answer", reason) for reason in gaps(record)[:_MOST]]
     shown: tuple[tuple[Standing, str], ...] = (("fails", "error"), ("doubtful", "warning"), ("aside", "notice"))
     for standing, own in shown:
         lines += [

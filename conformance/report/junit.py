@@ -43,6 +43,9 @@ def junit_of_run(record: Record) -> str:
         ET.SubElement(case, tag, type=said.word, message=label(said.sentence)).text = block(said.sentence)
     else:
         ET.SubElement(case, "system-out").text = block(said.sentence)
+    case = ET.SubElement(first, "testcase", classname="run", name="whole record")
+    if record.problem:
+        ET.SubElement(case, "error", type="incomplete", message=label(record.problem)).text = block(record.problem)
     _problems(first, check_known(record))
     suites: dict[str, ET.Element] = {}
     for row in finding_rows(record):

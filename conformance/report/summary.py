@@ -11,7 +11,7 @@ from conformance.report.answer import answer
 from conformance.report.gate import GateText
 from conformance.report.grouping import tally
 from conformance.report.known import problem_text
-from conformance.report.outcome import results
+from conformance.report.outcome import gaps, results
 from conformance.report.rows import Standing, finding_rows
 from conformance.report.telling import alike
 from conformance.report.wording import count, label, visible
@@ -61,6 +61,7 @@ def run_markdown(record: Record) -> str:
     """The answer, a row per candidate, what is not fine, and where the list of known divergences does not hold."""
     said, rows = answer(record), finding_rows(record)
     lines = [f"## RNN conformance: {said.word}", "", plain(said.sentence), ""]
+    lines += [line for reason in gaps(record) for line in (plain(f"Not a full answer: {reason}."), "")]
     lines += ["| candidate | version | outcome | checks |", "|---|---|---|---|"]
     all_results = results(record)
     for result in all_results[:_MOST]:
