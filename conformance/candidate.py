@@ -162,6 +162,11 @@ def parse_spec(text: str) -> Spec:
     return Spec(adapter=match["adapter"], variant=match["variant"], version=version, path=path)
 
 
+def named_apart(name: str, source: str) -> str:
+    """A candidate's name where the record that it comes from must be told."""
+    return f"{name} [{source}]"
+
+
 def identity(name: str) -> str:
-    """``adapter:variant`` of a candidate's name, whatever its release: what an upgrade keeps."""
-    return re.split("==|@", name, maxsplit=1)[0]
+    """``adapter:variant`` of a candidate's name, whatever its release and record: what an upgrade keeps."""
+    return re.split(r"==|@| \[", name, maxsplit=1)[0]

@@ -20,7 +20,7 @@ import numpy as np
 from conformance.case import Case
 from conformance.compare import Observed, compare
 from conformance.record import Pair, Probe
-from conformance.rounding import Array, format_of
+from conformance.rounding import DTYPES, Array, format_of
 
 DriftKind = Literal["identical", "drift", "beyond", "apart"]
 
@@ -108,6 +108,8 @@ def measured(pair: Pair, before: Probe, after: Probe) -> Drift:
         return Drift(pair=pair, cell=after.cell, initial=after.initial, dtype=after.dtype, kind=kind, **figures)  # type: ignore[arg-type]  # counts are whole
 
     first, second = _unpacked(before), _unpacked(after)
+    if after.dtype not in DTYPES or before.dtype != after.dtype:
+        return told("apart")
     if before.digest != after.digest or before.values.keys() != after.values.keys() or first is None or second is None:
         return told("apart")
     (old, bound), (new, _) = first, second

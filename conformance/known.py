@@ -114,7 +114,8 @@ def check_known(record: Record) -> tuple[Problem, ...]:
     known = record.known
     if known is None:
         return ()
-    day = datetime.fromisoformat(record.header.started).date()
+    began = (record.header.started, *(source.started for source in record.header.merged))
+    day = max(datetime.fromisoformat(text).date() for text in began)
     lines = {line.name: line for line in record.candidates}
     asked = [entry.name for entry in record.header.requirements]
     found: list[Problem] = []

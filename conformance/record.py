@@ -8,19 +8,25 @@ and of `conformance.verdict`; the published JSON schema is generated from them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from datetime import date
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Annotated, Any, Final, Literal, Self, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct, field
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from conformance.errors import RecordError
-from conformance.verdict import Owner, Verdict
+from conformance.verdict import Owner, Size, Verdict
 
 FORMAT: Final = "rnn-conformance-record-1"
+# A case of 512 steps, with all its arrays, takes a few megabytes; what is longer would fill the memory.
+LONGEST_LINE: Final = 64 * 2**20
+# gzip, zstandard, xz, zip
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"PK")
 Phase = Literal["shipped", "generated", "campaign", "shrunk", "file"]
 Nested: TypeAlias = list[Any]
 
@@ -54,11 +60,32 @@ class FaultEntry(Struct, frozen=True, kw_only=True):
     right: str
 
 
+class Source(Struct, frozen=True, kw_only=True):
+    """A record that was merged into another one.
+
+    name: of its file; machine: what its candidates say of it; harness to arguments: as they stood in its header;
+    candidates: its candidates, by their names in the merged record; problem: why it is incomplete, "" when whole.
+    """
+
+    name: str
+    machine: str
+    harness: str
+    started: str
+    seed: int
+    examples: int
+    arguments: tuple[str, ...]
+    candidates: tuple[str, ...]
+    problem: str = ""
+
+
 class Header(_Line, frozen=True, kw_only=True, tag="header"):
     """The first line.
 
     seed, examples, cases, drawn_by: what the generated cases depend on. cases: of a campaign, in all, 0 for none;
     drawn_by: the libraries that draw them, with their versions. shard: which one of how many this is, from 1.
+
+    merged: the records that it was made of; where these were asked different things and are shown apart, each has its
+    own seed and number of examples, and those of the header are the smallest.
     """
 
     format: str
@@ -73,6 +100,7 @@ class Header(_Line, frozen=True, kw_only=True, tag="header"):
     cases: int = 0
     drawn_by: str = ""
     shard: tuple[int, int] = (1, 1)
+    merged: tuple[Source, ...] = ()
 
 
 class CandidateLine(_Line, frozen=True, kw_only=True, tag="candidate"):
@@ -96,7 +124,7 @@ class CaseSummary(Struct, frozen=True, kw_only=True):
 
     digest: str
     origin: str
-    shape: tuple[int, int, int, int]
+    shape: tuple[Size, Size, Size, Size]
     batched: bool
     initial: str
 
@@ -148,7 +176,7 @@ class Incident(_Line, frozen=True, kw_only=True, tag="incident"):
 
     candidate: str
     what: str
-    exit_code: int | None = None
+    exit_code: Size | None = None
     signal: str = ""
     stderr_tail: str = ""
 
@@ -188,7 +216,7 @@ class Finding(_Line, frozen=True, kw_only=True, tag="finding"):
     requirement: str
     dtype: str
     verdict: Verdict
-    trials: int
+    trials: Size
     seconds: float
     visible: tuple[str, ...] = ()
     example: Example | None = None
@@ -362,8 +390,8 @@ class Footer(_Line, frozen=True, kw_only=True, tag="footer"):
     """The last line of a run that came to its end."""
 
     finished: str
-    trials: int
-    findings: int
+    trials: Size
+    findings: Size
 
 
 Line: TypeAlias = (
@@ -464,30 +492,64 @@ def read_record(path: Path) -> Record:
     ------
     RecordError: no such file, another format, or a malformed line other than a truncated last one.
     """
+    lines: list[Line] = []
+    truncated = False
+    for number, (chunk, whole) in enumerate(_chunks(path), start=1):
+        if not whole and (number > 1 or chunk[:1] in (b"", b"{")):
+            truncated = bool(chunk.strip())
+            break
+        try:
+            line = _DECODER.decode(chunk)
+            _check(line)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            # What it quotes comes from anybody, and may go to a terminal or a log that is read for commands.
+            said = str(error)[:300].encode("unicode_escape").decode("ascii")
+            first = number == 1
+            raise RecordError(
+                "not a record" if first else "malformed line in the record",
+                where=f"{path}, line {number}",
+                got=said,
+                wanted=f"{'a header' if first else 'a line'} of format {FORMAT}; see `rnn-conformance schema`",
+                hint="decompress it" if chunk.startswith(_COMPRESSED) else "",
+            ) from None
+        lines.append(line)
+    return gather(path, lines, truncated=truncated)
+
+
+def _chunks(path: Path) -> Iterator[tuple[bytes, bool]]:
+    """The lines of a file, none longer than `LONGEST_LINE`, and whether each came to its end."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            for number in count(1):
+                chunk = file.readline(LONGEST_LINE + 1)
+                if len(chunk) > LONGEST_LINE:
+                    raise RecordError(
+                        "a line of the record is too long to be one",
+                        where=f"{path}, line {number}",
+                        got=f"more than {LONGEST_LINE} bytes",
+                    )
+                if not chunk:
+                    return
+                yield chunk.removesuffix(b"\n"), chunk.endswith(b"\n")
     except OSError as error:
         raise RecordError("cannot read the record", where=str(path), got=error.strerror or str(error)) from None
-    chunks = raw.split(b"\n")
-    cut = chunks.pop() if chunks else b""
-    lines: list[Line] = []
-    for number, chunk in enumerate(chunks, start=1):
+
+
+def _check(line: Line) -> None:
+    """What the types of a line leave open; ValueError says what is wrong."""
+    for entry in line.entries if isinstance(line, KnownList) else ():
         try:
-            lines.append(_DECODER.decode(chunk))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RecordError(
-                "malformed line in the record",
-                where=f"{path}, line {number}",
-                got=str(error)[:300],
-                wanted=f"a line of format {FORMAT}; see `rnn-conformance schema`",
-            ) from None
-    return _gather(path, lines, truncated=bool(cut.strip()))
+            SpecifierSet(entry.versions)
+        except InvalidSpecifier as error:
+            raise ValueError(str(error)) from None
 
 
-def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
+def gather(path: Path, lines: Sequence[Line], *, truncated: bool = False) -> Record:
+    """The record that these lines make, the first of which is its header; RecordError where they make none."""
     header = lines[0] if lines else None
     if not isinstance(header, Header):
-        raise RecordError("the record does not begin with a header", where=str(path), wanted="type: header")
+        got = "an empty file" if header is None else f"type: {type(header).__name__}"
+        raise RecordError("the record does not begin with a header", where=str(path), got=got, wanted="type: header")
     if header.format != FORMAT:
         raise RecordError("the record has another format", where=str(path), got=header.format, wanted=FORMAT)
     footers = [line for line in lines if isinstance(line, Footer)]
@@ -496,10 +558,10 @@ def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
         raise RecordError("the record has two gates, or two lists of known divergences", where=str(path))
     if misplaced or (footers and not isinstance(lines[-1], Footer)):
         raise RecordError("the record has lines after its footer, or two headers", where=str(path))
-    if truncated:
-        problem = "incomplete: the last line was cut off"
-    else:
-        problem = "" if footers else "incomplete: the run did not come to its end"
+    known = next((line for line in lines if isinstance(line, KnownList)), None)
+    if known is not None:
+        _check_dates(path, header)
+    problem = _problem(header, truncated=truncated, ended=bool(footers))
     return Record(
         path=path.name,
         header=header,
@@ -512,12 +574,36 @@ def _gather(path: Path, lines: Sequence[Line], *, truncated: bool) -> Record:
         scans=tuple(line for line in lines if isinstance(line, ScanLine)),
         probes=tuple(line for line in lines if isinstance(line, Probe)),
         gate=next((line for line in lines if isinstance(line, Gate)), None),
-        known=next((line for line in lines if isinstance(line, KnownList)), None),
+        known=known,
         footer=footers[0] if footers else None,
         problem=problem,
         lines=len(lines),
         body=tuple(lines[1:]),
     )
+
+
+def _check_dates(path: Path, header: Header) -> None:
+    """A list of known divergences expires: what is held to one must say when it was made."""
+    for started in (header.started, *(source.started for source in header.merged)):
+        try:
+            datetime.fromisoformat(started)
+        except ValueError as error:
+            raise RecordError(
+                "the record is held to a list of known divergences and does not say when it was made",
+                where=str(path),
+                got=str(error)[:300],
+                wanted="header: started: a date of ISO 8601",
+            ) from None
+
+
+def _problem(header: Header, *, truncated: bool, ended: bool) -> str:
+    """Why a record is incomplete, "" when it is whole."""
+    if truncated:
+        return "incomplete: the last line was cut off"
+    partial = [f"{source.name} is {source.problem}" for source in header.merged if source.problem]
+    if partial:
+        return f"incomplete: {'; '.join(partial)}"
+    return "" if ended else "incomplete: the run did not come to its end"
 
 
 def record_schema() -> dict[str, Any]:

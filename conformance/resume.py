@@ -69,6 +69,8 @@ def resumption(record: Record, head: Header, own: Sequence[Line], groups: Sequen
     ------
     RecordError: the record is of another question, seed or selection.
     """
+    if record.header.merged:
+        raise RecordError("a merged record has no run to go on with", where=record.path, hint="resume its parts")
     asked = (*(line for line in (record.gate, record.known) if line is not None),)
     for what, got, wanted in (
         ("seed", record.header.seed, head.seed),

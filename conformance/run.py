@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import hypothesis
 import numpy as np
@@ -41,6 +41,9 @@ from conformance.record import (
 )
 from conformance.requirement import GRADIENT, Requirement
 from conformance.verdict import Broken, BrokenKind, Verdict
+
+ENVIRONMENT: Final = "environment"
+DONE: Final = "done"
 
 
 class Progress(Protocol):
@@ -203,6 +206,9 @@ def _candidate(
     except Interrupted:
         return findings
     except ConformanceError as error:
+        if settings.stopped():
+            # Ctrl-C on a terminal reaches pip as well: that it failed says nothing about the candidate.
+            return findings
         what, _, details = str(error).partition("\n")
         # Without an environment nothing is known of the candidate; a worker that does not start is its own doing.
         kind: BrokenKind = "environment" if isinstance(error, EnvironmentUnavailable) else "start"
@@ -245,7 +251,7 @@ def _examine_all(
     findings: list[Finding],
 ) -> None:
     name = candidate.name
-    progress.stage(name, "environment")
+    progress.stage(name, ENVIRONMENT)
     interpreter = interpreter_of(candidate, lambda text: progress.stage(name, text))
 
     def incident(broken: Broken) -> None:
@@ -294,4 +300,4 @@ def _examine_all(
                 finding = _bare(group, Broken(kind="exception", message=text, stderr_tail=trace))
             tell(finding)
             findings.append(finding)
-    progress.stage(name, "done")
+    progress.stage(name, DONE)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from conformance.errors import RecordError
 from conformance.judge import TrialVerdict, combine
 from conformance.order import ordered
-from conformance.record import BlockLine, CandidateLine, Finding, Footer, Header, Incident, Line, Probe, Record, Trial
+from conformance.record import BlockLine, CandidateLine, Finding, Footer, Line, Probe, Record, Trial, gather
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Verdict, core
 
 _Key = tuple[str, str, str]
@@ -45,8 +45,8 @@ def joined(records: Sequence[Record]) -> Record:
     finished = max(part.footer.finished for part in parts if part.footer is not None)
     lines.append(Footer(finished=finished, trials=sum(f.trials for f in findings), findings=len(findings)))
     header = replace(first.header, shard=(1, 1), started=min(part.header.started for part in parts))
-    whole = _as_record(PurePath(first.path).name, header, lines)
-    return replace(whole, body=ordered(whole))
+    whole = gather(Path(first.path), [header, *lines])
+    return gather(Path(first.path), [header, *ordered(whole)])
 
 
 def _check(parts: Sequence[Record]) -> None:
@@ -160,19 +160,3 @@ def own_findings(part: Record, key: _Key) -> tuple[Finding, ...]:
 
 
 _TRIED = (Agrees, Diverges, Inconclusive, Broken)
-
-
-def _as_record(path: str, header: Header, lines: Sequence[Line]) -> Record:
-    return Record(
-        path=path,
-        header=header,
-        candidates=tuple(line for line in lines if isinstance(line, CandidateLine)),
-        trials=tuple(line for line in lines if isinstance(line, Trial)),
-        blocks=tuple(line for line in lines if isinstance(line, BlockLine)),
-        incidents=tuple(line for line in lines if isinstance(line, Incident)),
-        findings=tuple(line for line in lines if isinstance(line, Finding)),
-        probes=tuple(line for line in lines if isinstance(line, Probe)),
-        footer=next((line for line in lines if isinstance(line, Footer)), None),
-        lines=len(lines) + 1,
-        body=tuple(lines),
-    )

@@ -6,12 +6,16 @@ stand, so a change here is a change of the record's format.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, assert_never
+from typing import Annotated, Literal, TypeAlias, assert_never
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 Owner = Literal["ours", "upstream", "never"]
 BrokenKind = Literal["crash", "hang", "exception", "contract", "start", "abandoned", "environment"]
+
+
+# A number of elements or a place among them, as wide as any machine counts: records are read from strangers.
+Size: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class StepRow(Struct, frozen=True, kw_only=True):
@@ -21,7 +25,7 @@ class StepRow(Struct, frozen=True, kw_only=True):
     bound: the bound at the element with the largest share; share: max residual / bound. None: not finite.
     """
 
-    step: int
+    step: Size
     difference: float | None
     residual: float | None
     bound: float | None
@@ -51,14 +55,14 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """
 
     output: str
-    first: tuple[int, int, int]
+    first: tuple[Size, Size, Size]
     expected: float | None
     observed: float | None
     bound: float | None
     largest_difference: float | None
     share: float | None
-    outside: int
-    compared: int
+    outside: Size
+    compared: Size
     finite: bool = True
     steps: tuple[StepRow, ...] = ()
     residuals: dict[str, float] = field(default_factory=dict)
@@ -74,7 +78,7 @@ class Agrees(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="agrees
 
     excluded: frozenset[str]
     share: float
-    compared: int
+    compared: Size
 
 
 class Diverges(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="diverges"):
@@ -123,7 +127,7 @@ class Broken(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="broken
 
     kind: BrokenKind
     message: str
-    exit_code: int | None = None
+    exit_code: Size | None = None
     signal: str = ""
     stderr_tail: str = ""
 

@@ -19,6 +19,8 @@ from conformance.record import (
     Footer,
     Header,
     Incident,
+    KnownEntry,
+    KnownList,
     Line,
     RecordWriter,
     RequirementEntry,
@@ -191,6 +193,84 @@ def test_malformed_lines_are_refused_with_their_number(tmp_path: Path, line: byt
     with pytest.raises(RecordError, match=message) as caught:
         read_record(path)
     assert "line 2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "an empty file"),
+        (b"\x7fELF\x02\x01\x00\x00", "not a record"),
+        (b"\x1f\x8b\x08\x00\n\x00\n", "decompress it"),
+        (b"PK\x03\x04zip", "decompress it"),
+        (b"<html>\n", "not a record"),
+        (b"[]\n[]\n", "not a record"),
+        (b"\x00" * 5000, "not a record"),
+        (b"\n\n", "not a record"),
+        (b'{"type":"header"}\n', "missing required field"),
+        (b'{"type":"footer","finished":"","trials":0,"findings":0}\n', "type: Footer"),
+    ],
+)
+def test_what_is_no_record_is_told_in_one_message(tmp_path: Path, data: bytes, words: str) -> None:
+    """Whatever somebody takes for a record, and what to do about it."""
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(RecordError) as caught:
+        read_record(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_message_quotes_a_stranger_harmlessly(tmp_path: Path) -> None:
+    """Neither escape sequences nor line breaks of what a line holds are in the error."""
+    path = written(tmp_path / "r.jsonl")
+    line = b'{"type":"\\u001b[2J\\n::error::x\\u202e"}\n'
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(RecordError) as caught:
+        read_record(path)
+    assert "\\x1b[2J\\n::error::x\\u202e" in caught.value.got
+    assert caught.value.got.isprintable()
+
+
+def test_a_line_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is read to a limit, whatever it holds; one just as long is none too long."""
+    path = written(tmp_path / "r.jsonl")
+    longest = max(map(len, path.read_bytes().split(b"\n")))
+    monkeypatch.setattr("conformance.record.LONGEST_LINE", longest + 1)
+    assert read_record(path).problem == ""
+    for end in (b"\n", b""):
+        path.write_bytes(path.read_bytes() + b"[" * 2 * longest + end)
+        with pytest.raises(RecordError, match="too long to be one"):
+            read_record(path)
+
+
+@pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1" * 5000, "1e400", "NaN", "1.5"])
+def test_numbers_that_no_table_holds_are_refused(tmp_path: Path, number: str) -> None:
+    """A count is a whole number of 64 bits."""
+    path = written(tmp_path / "r.jsonl")
+    data = path.read_bytes()
+    assert data.count(b'"trials":6') == 1
+    path.write_bytes(data.replace(b'"trials":6', f'"trials":{number}'.encode()))
+    with pytest.raises(RecordError, match="malformed line"):
+        read_record(path)
+
+
+def known(versions: str = "") -> KnownList:
+    entry = KnownEntry(
+        candidate="a", requirement="r", shows="none", reason="r", owner="ours", link="none: x", versions=versions
+    )
+    return KnownList(source="s", dtypes=(), entries=(entry,))
+
+
+def test_a_list_of_known_divergences_must_make_sense(tmp_path: Path) -> None:
+    """Its versions are versions; and its record says when it was made, since the list expires."""
+    assert read_record(written(tmp_path / "r.jsonl", (known(">=1"), *LINES))).known is not None
+    with pytest.raises(RecordError, match="malformed line") as caught:
+        read_record(written(tmp_path / "r.jsonl", (known("no version"), *LINES)))
+    assert "line 2" in str(caught.value)
+    path = written(tmp_path / "r.jsonl", (known(), *LINES))
+    path.write_bytes(path.read_bytes().replace(b'"started":"2026-01-01T', b'"started":"some day'))
+    with pytest.raises(RecordError, match="does not say when it was made"):
+        read_record(path)
 
 
 @pytest.mark.parametrize(

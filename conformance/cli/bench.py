@@ -17,17 +17,15 @@ from conformance.bench import Limits
 from conformance.candidate import parse_spec
 from conformance.case import Shape
 from conformance.cells import CELLS
-from conformance.cli.recording import new_record, now
-from conformance.cli.root import main, reported
+from conformance.cli.recording import new_record, now, output_option, present, quiet_option
+from conformance.cli.root import adapter_option, main, reported
 from conformance.comparisons import TABLE, Comparison
 from conformance.contest import CAP, SCAN_SHAPE, SCAN_SIDES, SCAN_TIMES, Workers, at, compare, scan
 from conformance.discover import find_adapters
-from conformance.errors import ConformanceError, SpecError
+from conformance.errors import SpecError
 from conformance.plan import Candidate, candidates_for
 from conformance.record import FORMAT, BenchLine, Footer, Header, RecordWriter, ScanLine, read_record
-from conformance.report.html import render_html
-from conformance.report.outcome import exit_code, headline
-from conformance.report.text import print_summary
+from conformance.report.outcome import exit_code
 from conformance.rounding import DTYPES
 from conformance.worker.api import Level
 
@@ -64,22 +62,9 @@ Step = Callable[[Workers], BenchLine | ScanLine]
 @click.option("--no-control", is_flag=True, help="Do not run the baseline a second time.")
 @click.option("--steps", "times", multiple=True, type=click.IntRange(min=1), help="scan: this T; may be repeated.")
 @click.option("--cap", default=CAP, show_default=True, type=click.IntRange(min=1), help="scan: the longest unrolled T.")
-@click.option(
-    "--output",
-    default="reports",
-    show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the record and the HTML report.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
-@click.option(
-    "--adapter",
-    "adapter_folders",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Folder of a further adapter (adapter.toml, adapter.py); may be repeated.",
-)
+@output_option("the record and the HTML report")
+@quiet_option
+@adapter_option
 @reported
 def bench(
     candidates: tuple[str, ...],
@@ -141,8 +126,9 @@ def bench(
     )
     with RecordWriter(path, header) as writer:
         complete = _run(steps, chosen, writer, console, quiet=quiet)
-    _present(path, console)
-    sys.exit(exit_code(read_record(path)) if complete else 3)
+    record = read_record(path)
+    present(record, path, console, summarise=False)
+    sys.exit(exit_code(record) if complete else 3)
 
 
 def _check_options(scanning: bool, given: Sequence[str], options: dict[str, str | None], times: Sequence[int]) -> None:
@@ -225,21 +211,3 @@ def _run(
         return False
     writer.write(Footer(finished=now(), trials=0, findings=0))
     return True
-
-
-def _present(path: Path, console: Console) -> None:
-    record = read_record(path)
-    html = path.with_suffix(".html")
-    try:
-        html.write_text(render_html(record), encoding="utf-8")
-    except OSError as error:
-        raise ConformanceError(
-            "cannot write the HTML report",
-            where=str(html),
-            got=error.strerror or str(error),
-            hint=f"the record is complete: rnn-conformance report {path} --html FILE",
-        ) from None
-    print_summary(record, console)
-    console.print(Text(headline(record), style="bold"))
-    click.echo(f"record: {path}")
-    click.echo(f"report: {html}")

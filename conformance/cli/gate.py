@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -14,23 +14,31 @@ from rich.console import Console
 from conformance import gate as gating
 from conformance.candidate import Adapter, parse_spec
 from conformance.cli.known import known_lines, known_option
-from conformance.cli.recording import display, keeper, new_record, now, written
+from conformance.cli.recording import (
+    deadline_option,
+    display,
+    dtypes_option,
+    examples_option,
+    keeper,
+    new_record,
+    now,
+    output_option,
+    outputs_options,
+    pattern_option,
+    present,
+    progress_options,
+    seed_option,
+)
 from conformance.cli.root import adapter_option, main, reported
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
 from conformance.examine import Settings
 from conformance.plan import Group, candidates_for, plan
-from conformance.record import Footer, Line, Record, RecordWriter, read_record
+from conformance.record import Footer, Line, RecordWriter, read_record
 from conformance.record import Gate as GateLine
-from conformance.report.annotations import workflow_commands
-from conformance.report.gate import gate_text, print_gate
-from conformance.report.html import render_html
-from conformance.report.junit import junit
-from conformance.report.summary import markdown
 from conformance.requirement import Requirement, select_requirements
 from conformance.resume import Resumption, is_unmade, resumption
-from conformance.rounding import DTYPES
-from conformance.run import header
+from conformance.run import Progress, header
 from conformance.run import run as run_groups
 
 GATE_CODES: Final = """\b
@@ -52,19 +60,11 @@ Exit codes:
     metavar="RECORD",
     help="Hold AFTER against this record, accepted earlier, instead of running BEFORE.",
 )
-@click.option("-k", "pattern", metavar="TEXT", help="Only requirements in whose name TEXT begins a word.")
-@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated.")
-@click.option(
-    "--examples", default=20, show_default=True, type=click.IntRange(min=0), help="Generated cases per group."
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the generated cases.")
-@click.option(
-    "--output",
-    default="reports",
-    show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the record, the HTML report and minimal cases.",
-)
+@pattern_option
+@dtypes_option
+@examples_option
+@seed_option
+@output_option("the record, the HTML report and minimal cases")
 @click.option(
     "--resume",
     "resumed",
@@ -72,22 +72,10 @@ Exit codes:
     metavar="RECORD",
     help="Go on with the record of an interrupted gate; everything else as it was asked then.",
 )
-@click.option("--junit", "junit_file", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML here.")
-@click.option(
-    "--summary",
-    "summary_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write a Markdown summary here; $GITHUB_STEP_SUMMARY, where it is set, gets it in any case.",
-)
-@click.option(
-    "--annotate/--no-annotate",
-    default=None,
-    help="Print GitHub annotations [default: where $GITHUB_ACTIONS is true]",
-)
+@outputs_options
 @known_option
-@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@deadline_option
+@progress_options
 @adapter_option
 @reported
 def gate(
@@ -105,6 +93,7 @@ def gate(
     known_file: str | None,
     deadline: float | None,
     quiet: bool,
+    verbose: bool,
     adapter_folders: tuple[Path, ...],
 ) -> None:
     """Say whether it is safe to move from BEFORE to AFTER, e.g. from mlx==0.31.1 to mlx==0.32.4.
@@ -124,9 +113,13 @@ def gate(
     if resumed is not None:
         rest = resumption(read_record(resumed), head, own, groups)
     console = Console()
-    complete = rest.complete or _run(rest, settings, path, console, quiet=quiet, deadline=deadline)
+    shown = display(rest.todo, console, quiet=quiet, verbose=verbose)
+    complete = rest.complete or _run(rest, settings, path, shown, deadline=deadline)
     record = read_record(path)
-    _present(record, path, console, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
+    present(record, path, console, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
+    if any(is_unmade(finding) for finding in record.findings):
+        text = f"once the missing environment can be made, go on with the same command and --resume {path}"
+        click.echo(text, err=True)
     sys.exit(gating.outcome(record).exit_code if complete else 3)
 
 
@@ -174,12 +167,17 @@ def _offering(
 
 
 def _run(
-    rest: Resumption, settings: Settings, path: Path, console: Console, *, quiet: bool, deadline: float | None
+    rest: Resumption,
+    settings: Settings,
+    path: Path,
+    shown: AbstractContextManager[Progress],
+    *,
+    deadline: float | None,
 ) -> bool:
     """Run what is left and write the footer; False when interrupted."""
     with RecordWriter(path, rest.header, rest.lines) as writer:
         try:
-            with display(rest.todo, console, quiet=quiet) as progress:
+            with shown as progress:
                 found = run_groups(rest.todo, settings, rest.guarded(writer.write), progress, case_seconds=deadline)
         except KeyboardInterrupt:
             click.echo(f"interrupted: go on with --resume {path}", err=True)
@@ -187,31 +185,3 @@ def _run(
         findings = [*rest.findings, *found]
         writer.write(Footer(finished=now(), trials=sum(f.trials for f in findings), findings=len(findings)))
     return True
-
-
-def _present(
-    record: Record,
-    path: Path,
-    console: Console,
-    *,
-    junit_file: Path | None,
-    summary_file: Path | None,
-    annotate: bool | None,
-) -> None:
-    outcome = gating.outcome(record)
-    text = gate_text(record, outcome)
-    html = path.with_suffix(".html")
-    written(html, render_html(record), "the HTML report")
-    if junit_file is not None:
-        written(junit_file, junit(outcome), "the JUnit report")
-    if summary_file is not None:
-        written(summary_file, markdown(text) + "\n", "the summary")
-    if step := os.environ.get("GITHUB_STEP_SUMMARY"):
-        written(Path(step), markdown(text) + "\n", "the step summary", append=True)
-    print_gate(text, console)
-    click.echo(f"record: {path}")
-    click.echo(f"report: {html}")
-    if any(is_unmade(finding) for finding in record.findings):
-        click.echo(f"once the missing environment can be made, go on with the same command and --resume {path}")
-    if annotate or (annotate is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        click.echo(workflow_commands(text), nl=False)

@@ -12,13 +12,20 @@ import click
 from conformance.archive import Archive, Question, at_release, question
 from conformance.bisect import State
 from conformance.candidate import parse_spec
+from conformance.cli.recording import (
+    deadline_option,
+    dtypes_option,
+    examples_option,
+    pattern_option,
+    quiet_option,
+    seed_option,
+)
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
 from conformance.examine import Settings
 from conformance.plan import Group, candidates_for, plan
 from conformance.releases import Listing, parse_span, releases
 from conformance.requirement import select_requirements
-from conformance.rounding import DTYPES
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -57,14 +64,10 @@ def options(command: F) -> F:
 
 
 _OPTIONS: Final = (
-    click.option("-k", "pattern", metavar="TEXT", help="Only requirements in whose name TEXT begins a word."),
-    click.option(
-        "--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated."
-    ),
-    click.option(
-        "--examples", default=20, show_default=True, type=click.IntRange(min=0), help="Generated cases per group."
-    ),
-    click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the generated cases."),
+    pattern_option,
+    dtypes_option,
+    examples_option,
+    seed_option,
     click.option("--pre", is_flag=True, help="Pre-releases, too."),
     click.option(
         "--also", multiple=True, metavar="VERSION", help="A release that is not listed, e.g. yanked; may be repeated."
@@ -76,8 +79,8 @@ _OPTIONS: Final = (
         default=True,
         help="Keep the environments that are made (default; `env prune` removes them), or remove each after use.",
     ),
-    click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+    deadline_option,
+    quiet_option,
 )
 
 

@@ -14,6 +14,8 @@ from threadpoolctl import threadpool_limits
 from conformance import __version__
 from conformance.discover import load_faults
 from conformance.errors import ConformanceError
+from conformance.report.annotations import inert
+from conformance.report.wording import visible
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -23,20 +25,27 @@ Exit codes:
   3  could not be completed: something broke, is inconclusive, or nothing was compared
 """
 
+# Not click's 1, which says that something diverges.
+INTERRUPTED: Final = 3
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Print a ConformanceError as one message and exit with its code."""
+    """Print a ConformanceError as one message and exit with its code; interrupted is could not be completed."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except ConformanceError as error:
-            click.echo(f"error: {error}", err=True)
+            # It may quote a file from anybody.
+            click.echo(inert(visible(f"error: {error}")), err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
 
     return wrapped
 

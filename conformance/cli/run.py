@@ -5,36 +5,46 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from conformance.campaign import Campaign, spread
 from conformance.candidate import parse_spec
 from conformance.case import Case, asked_of_cases
 from conformance.cli.known import known_lines, known_option
-from conformance.cli.recording import display, keeper, new_record, now
+from conformance.cli.recording import (
+    deadline_option,
+    display,
+    dtypes_option,
+    examples_option,
+    keeper,
+    new_record,
+    now,
+    output_option,
+    outputs_options,
+    pattern_option,
+    present,
+    progress_options,
+)
 from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
 from conformance.cluster import on_cluster
 from conformance.discover import find_adapters
 from conformance.environments import cache_root
-from conformance.errors import ConformanceError, SpecError
+from conformance.errors import SpecError
 from conformance.examine import Settings
 from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.order import ordered
 from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Footer, RecordWriter, read_record
-from conformance.report.html import render_html
-from conformance.report.outcome import exit_code, headline
-from conformance.report.text import print_known, print_summary
+from conformance.report.outcome import exit_code
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.resume import Resumption, resumption
-from conformance.rounding import DTYPES
-from conformance.run import header
+from conformance.run import Progress, header
 from conformance.run import run as run_groups
 from conformance.shards import joined
 from conformance.verdict import Broken, core
@@ -42,11 +52,9 @@ from conformance.verdict import Broken, core
 
 @main.command(epilog=EXIT_CODES)
 @click.argument("candidates", nargs=-1)
-@click.option("-k", "pattern", metavar="TEXT", help="Only requirements in whose name TEXT begins a word.")
-@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Only this dtype; may be repeated.")
-@click.option(
-    "--examples", default=20, show_default=True, type=click.IntRange(min=0), help="Generated cases per group."
-)
+@pattern_option
+@dtypes_option
+@examples_option
 @click.option(
     "--seed",
     default=0,
@@ -61,17 +69,11 @@ from conformance.verdict import Broken, core
     metavar="FILE",
     help="Run only the case in this file.",
 )
-@click.option(
-    "--output",
-    default="reports",
-    show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the record, the HTML report and minimal cases.",
-)
-@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For one case.")
+@output_option("the record, the HTML report and minimal cases")
+@outputs_options
+@deadline_option
 @click.option("--wide", is_flag=True, help="Draw long and broad cases, too: T to 512, H to 256, in every dtype.")
 @click.option("--forget", is_flag=True, help="Do not replay or keep failures in the example database.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
 @click.option(
     "--cases",
     type=click.IntRange(min=1),
@@ -89,6 +91,7 @@ from conformance.verdict import Broken, core
 @click.option(
     "--shards", type=click.IntRange(min=1), help="With --scheduler: so many. [default: two for each of its threads]"
 )
+@progress_options
 @known_option
 @click.option("--update-known", is_flag=True, help="Rewrite the file of --known to what this run shows.")
 @adapter_option
@@ -101,10 +104,14 @@ def run(
     seed: int,
     case_file: Path | None,
     output: Path,
+    junit_file: Path | None,
+    summary_file: Path | None,
+    annotate: bool | None,
     deadline: float | None,
     wide: bool,
     forget: bool,
     quiet: bool,
+    verbose: bool,
     cases: int | None,
     shard: str | None,
     resumed: Path | None,
@@ -136,8 +143,9 @@ def run(
             )
         path = new_record(output, "run")
         _distribute(scheduler, shards, path, click.get_current_context())
-        _present(path, Console())
-        sys.exit(exit_code(read_record(path)))
+        record = read_record(path)
+        present(record, path, Console(), junit_file=junit_file, summary_file=summary_file, annotate=annotate)
+        sys.exit(exit_code(record))
     if shards is not None:
         raise SpecError(
             "only a cluster is told how many shards to make", got=f"--shards {shards}", wanted="--scheduler"
@@ -159,15 +167,17 @@ def run(
         if campaign is not None:
             settings = replace(settings, campaign=replace(campaign, done=rest.begun))
     console = Console()
-    complete = rest.complete or _run(rest, settings, path, console, quiet=quiet, deadline=deadline)
+    shown = display(rest.todo, console, quiet=quiet, verbose=verbose)
+    complete = rest.complete or _run(rest, settings, path, shown, deadline=deadline)
+    record = read_record(path)
     if campaign is not None and complete:
-        record = read_record(path)
         with RecordWriter(path, record.header, ordered(record)):
             pass
-    _present(path, console)
+        record = read_record(path)
+    present(record, path, console, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
     if update_known and known_file is not None:
         _update(known_file, path, complete=complete)
-    sys.exit(exit_code(read_record(path)) if complete else 3)
+    sys.exit(exit_code(record) if complete else 3)
 
 
 def _refuse_partial(known: str | None, pattern: str | None, dtypes: Sequence[str], case_file: Path | None) -> None:
@@ -242,7 +252,10 @@ def _campaign(groups: Sequence[Group], cases: int | None, shard: str | None) -> 
     return Campaign(cases=spread(cases, groups), shard=(int(match[1]), int(match[2])))
 
 
-_HERE = ("cases", "shard", "resumed", "scheduler", "shards", "output", "quiet", "update_known")
+_HERE = (
+    *("cases", "shard", "resumed", "scheduler", "shards", "output", "quiet", "verbose", "update_known"),
+    *("junit_file", "summary_file", "annotate"),
+)
 """Parameters that say where and how much is run here, not what."""
 
 
@@ -276,12 +289,17 @@ def _words(context: click.Context) -> Iterator[str]:
 
 
 def _run(
-    rest: Resumption, settings: Settings, path: Path, console: Console, *, quiet: bool, deadline: float | None
+    rest: Resumption,
+    settings: Settings,
+    path: Path,
+    shown: AbstractContextManager[Progress],
+    *,
+    deadline: float | None,
 ) -> bool:
     """Run what is left and write the footer; False when interrupted."""
     with RecordWriter(path, rest.header, rest.lines) as writer:
         try:
-            with display(rest.todo, console, quiet=quiet) as progress:
+            with shown as progress:
                 found = run_groups(rest.todo, settings, rest.guarded(writer.write), progress, case_seconds=deadline)
         except KeyboardInterrupt:
             text = f"interrupted: the record holds what was done so far, and says so; go on with --resume {path}"
@@ -290,22 +308,3 @@ def _run(
         findings = [*rest.findings, *found]
         writer.write(Footer(finished=now(), trials=sum(f.trials for f in findings), findings=len(findings)))
     return True
-
-
-def _present(path: Path, console: Console) -> None:
-    record = read_record(path)
-    html = path.with_suffix(".html")
-    try:
-        html.write_text(render_html(record), encoding="utf-8")
-    except OSError as error:
-        raise ConformanceError(
-            "cannot write the HTML report",
-            where=str(html),
-            got=error.strerror or str(error),
-            hint=f"the record is complete: rnn-conformance report {path} --html FILE",
-        ) from None
-    print_summary(record, console)
-    console.print(Text(headline(record), style="bold"))
-    print_known(record, console)
-    click.echo(f"record: {path}")
-    click.echo(f"report: {html}")

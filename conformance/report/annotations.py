@@ -1,14 +1,23 @@
-"""A gate as workflow commands of GitHub Actions: one line for what changed alike, and one for the answer.
+"""Workflow commands of GitHub Actions: one line for the answer, and one for what changed, or was found, alike.
 
 https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from conformance.known import check_known
+from conformance.record import Record
+from conformance.report.answer import answer
 from conformance.report.gate import GateText
+from conformance.report.known import problem_text
+from conformance.report.outcome import gaps
+from conformance.report.rows import Standing, finding_rows
+from conformance.report.telling import alike
+from conformance.report.wording import visible
 
 _LEVELS: Final[dict[str, Literal["error", "warning", "notice"]]] = {
     "regressed": "error",
@@ -29,6 +38,34 @@ def workflow_commands(text: GateText) -> str:
         _command("warning", f"not available: {own.candidate}", f"{own.what}\n{own.details}") for own in text.absent
     ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def run_commands(record: Record) -> str:
+    """The same of a run: what fails is an error, what could not be told a warning, what does not decide a notice."""
+    said, rows = answer(record), finding_rows(record)
+    level = {0: "notice", 1: "error"}.get(said.exit_code, "warning")
+    lines = [_command(level, f"RNN conformance: {said.word}", said.sentence)]
+    lines += [_command("warning", "RNN conformance: not a full answer", reason) for reason in gaps(record)[:_MOST]]
+    shown: tuple[tuple[Standing, str], ...] = (("fails", "error"), ("doubtful", "warning"), ("aside", "notice"))
+    for standing, own in shown:
+        lines += [
+            _command(own, f"{told.lead.outcome}: {told.candidate}", f"{told.asked}: {told.said}")
+            for told in alike(rows, standing)[:_MOST]
+        ]
+    lines += [
+        _command("error", f"known divergence: {problem.kind}", problem_text(problem))
+        for problem in check_known(record)[:_MOST]
+        if problem.kind != "unlisted"
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def inert(text: str) -> str:
+    """Text that goes to a log in which a workflow reads commands: what looks like one is none.
+
+    A command begins a line, whatever blanks are before it; one in the old form, ``##[``, stands anywhere.
+    """
+    return re.sub(r"(?m)^(\s*):(?=:)", r"\1\\:", text).replace("##[", "##\\[")
 
 
 def _answer(text: GateText) -> tuple[str, str]:
@@ -55,4 +92,4 @@ def _command(level: str, title: str, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

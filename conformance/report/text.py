@@ -10,6 +10,7 @@ that they can be copied.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
@@ -27,6 +28,7 @@ from conformance.report.notes import ending, subspaces_text
 from conformance.report.outcome import (
     NOT_IN_CATALOGUE,
     OPEN,
+    ORDER,
     Cause,
     Levels,
     Outcome,
@@ -57,6 +59,8 @@ _STYLES: Final[dict[Outcome, str]] = {
     "agrees": "green",
     "unsupported": "dim",
 }
+_CANDIDATES: Final = 100
+_NAMES: Final = 24
 _PARAGRAPHS: Final = 12
 _PER_CANDIDATE: Final = 3
 _ALIKE: Final = 12
@@ -77,7 +81,7 @@ def print_summary(record: Record, console: Console) -> None:
     table.add_column("version", overflow="fold", max_width=11)
     table.add_column("verdict", no_wrap=True)
     table.add_column("detail", overflow="fold", ratio=1)
-    for result in all_results:
+    for result in _rows(all_results):
         table.add_row(
             writer.text(label(result.name)),
             writer.text(version_of(result)),
@@ -85,6 +89,12 @@ def print_summary(record: Record, console: Console) -> None:
             writer.text(detail(result)),
         )
     console.print(table)
+    if len(all_results) > _CANDIDATES:
+        counts = Counter(result.outcome for result in all_results)
+        told = listed([f"{counts[name]:,} {name}" for name in ORDER if counts[name]])
+        writer.line(
+            f"{_CANDIDATES} of {len(all_results):,} candidates are shown, the worst of them. All: {told}.", "bold"
+        )
     for reason in gaps(record):
         writer.line(f"Not a full answer: {reason}.", "bold yellow")
     known = places(record)
@@ -93,12 +103,20 @@ def print_summary(record: Record, console: Console) -> None:
     _ran(record, writer)
     _not_offered(all_results, writer)
     _ruled_out(all_results, known, writer)
-    for result in all_results:
+    shown = _rows(all_results)
+    for result in shown[:_PARAGRAPHS] if len(all_results) > _CANDIDATES else shown:
         _breakage(result, writer)
-    _divergences(record, all_results, known, writer)
+    _divergences(record, shown, known, writer)
     if record.benches or record.scans:
         print_speed(record, console, writer)
     console.print()
+
+
+def _rows(all_results: Sequence[Result]) -> Sequence[Result]:
+    """All candidates, or the worst where there are too many to read."""
+    if len(all_results) <= _CANDIDATES:
+        return all_results
+    return sorted(all_results, key=lambda result: ORDER.index(result.outcome))[:_CANDIDATES]
 
 
 def print_known(record: Record, console: Console) -> None:
@@ -143,7 +161,7 @@ def _by_cell(all_results: Sequence[Result], known: Mapping[str, Place], writer: 
     writer.line("Checks by cell:")
     for lines, names in told.items():
         if lines:
-            writer.line(f"{listed(names)}:", indent=2)
+            writer.line(f"{listed(names, most=_NAMES)}:", indent=2)
         for line in lines:
             writer.line(line, indent=4)
 
@@ -182,7 +200,7 @@ def _not_offered(all_results: Sequence[Result], writer: _Writer) -> None:
     if lines:
         writer.line("")
     for line, names in lines.items():
-        writer.line(f"{listed(names)} {'do' if names[1:] else 'does'} not offer: {line}")
+        writer.line(f"{listed(names, most=_NAMES)} {'do' if names[1:] else 'does'} not offer: {line}")
 
 
 def _ruled_out(all_results: Sequence[Result], known: Mapping[str, Place], writer: _Writer) -> None:
@@ -200,7 +218,9 @@ def _ruled_out(all_results: Sequence[Result], known: Mapping[str, Place], writer
         writer.line("")
     for ruled_out, names in groups.items():
         counts = [f"{count(len(found), 'fault')} of {spoken(cell)}" for cell, found in ruled_out]
-        writer.line(f"Ruled out by what agrees of {listed(names)}: {listed(counts)} (the report names them).")
+        writer.line(
+            f"Ruled out by what agrees of {listed(names, most=_NAMES)}: {listed(counts)} (the report names them)."
+        )
 
 
 def _breakage(result: Result, writer: _Writer) -> None:

@@ -20,7 +20,8 @@ LABEL: Final = 160
 UNBOUNDED: Final = 1e300
 _DEEPEST: Final = 8
 
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Unassigned ones, too: two of them (U+FFFE, U+FFFF) are in no XML document.
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"})
 
 
 def visible(text: str) -> str:
