@@ -40,6 +40,7 @@ MEANINGS: Final[dict[Kind, str]] = {
     "new": "there is nothing to hold it against",
     "unchanged": "it is as it was",
 }
+_SAID: Final[dict[Kind, str]] = {"changed": "wrong in another way", "gone": "not offered any more"}
 _ANSWERS: Final[dict[Answer, tuple[str, Tone]]] = {
     "safe": ("Safe", "agrees"),
     "regressed": ("Regressed", "diverges"),
@@ -83,6 +84,7 @@ class GateText:
     """The gate's section of a report."""
 
     answer: str
+    title: str
     tone: Tone
     before: str
     after: str
@@ -103,6 +105,7 @@ def gate_text(record: Record, outcome: Outcome) -> GateText:
     counts = tuple((kind, TONES[kind], amount, MEANINGS[kind]) for kind in KINDS if (amount := len(outcome.of(kind))))
     return GateText(
         answer=title,
+        title=f"{_move(outcome)}: {sentence(outcome)}",
         tone="diverges" if outcome.problems else tone,
         before=_side(outcome, before=True),
         after=_side(outcome, before=False),
@@ -121,6 +124,31 @@ def gate_text(record: Record, outcome: Outcome) -> GateText:
 def _exits(incidents: Iterable[Incident]) -> Iterable[Incident]:
     """Workers that broke after every result was delivered: told, and nothing else."""
     return (incident for incident in incidents if "after delivering every result" in incident.what)
+
+
+def _move(outcome: Outcome) -> str:
+    """Both sides in a few words: ``mlx 0.31.1 -> 0.32.4`` where one framework moves between two releases."""
+    before, after = (label(side).partition("==") for side in (outcome.gate.before, outcome.gate.after))
+    arrow = "\N{RIGHTWARDS ARROW}"
+    if not outcome.gate.source and before[0] == after[0] and before[2] and after[2]:
+        return f"{before[0]} {before[2]} {arrow} {after[2]}"
+    return f"{_side(outcome, before=True)} {arrow} {_side(outcome, before=False)}"
+
+
+def sentence(outcome: Outcome) -> str:
+    """The answer, and how many requirements changed: ``safe; 1 requirement fixed``."""
+    told: list[str] = [] if outcome.answer == "regressed" else [outcome.answer]
+    for kind in KINDS:
+        for decides in (True, False):
+            names = {change.requirement for change in outcome.of(kind, decides=decides)}
+            if names and kind != "unchanged":
+                aside = "" if decides else ", which does not decide" if len(names) == 1 else ", which do not decide"
+                told.append(f"{count(len(names), 'requirement')} {_SAID.get(kind, kind)}{aside}")
+    if told == [outcome.answer]:
+        told.append("nothing changed")
+    if outcome.problems:
+        told.append("the list of known divergences does not hold")
+    return "; ".join(told)
 
 
 def _side(outcome: Outcome, *, before: bool) -> str:

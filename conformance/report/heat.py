@@ -12,7 +12,7 @@ from conformance.verdict import ShareMap
 Level = Literal["inside", "low", "middle", "high", "highest", "lost"]
 LEFT, TOP, BOTTOM = 74, 6, 44
 _WIDTH: Final = 470
-_LARGEST, _SMALLEST, _READABLE = 30.0, 6.0, 17.0
+_LARGEST, _SMALLEST, _READABLE = 40.0, 6.0, 17.0
 _LABELS: Final = 12
 
 

@@ -1,7 +1,7 @@
-"""Texts to take away from a divergence: an issue for whoever owns the framework, and an explicit example for a test.
+"""Texts to take away from a divergence: an issue for the framework's owner, and an explicit example for a test.
 
-Both hold text of records, which nobody vouches for. In the issue it stands in code, fenced by more backticks than it has
-itself; in the example everything is a Python literal.
+Both hold text of records, which nobody vouches for. In the issue it stands in code, fenced by more backticks than it
+has itself, or is escaped; in the example everything is a Python literal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conformance.record import Example
-from conformance.report.wording import label, number
+from conformance.report.wording import LIMIT, label, number, one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,8 @@ def issue_text(told: Told, example: Example | None) -> str:
         lines += [fenced(f"documented:  {told.right}\nreproduces:  {told.equation}"), ""]
     lines += [f"**Seen.** First at {_plain(told.place)}: {_plain(told.figures)}." if told.figures else "**Seen.**"]
     lines += [
-        f"Largest difference to a float64 reference: {number(told.largest)}. Every step is predicted from the *observed* "
-        "state before it, so that the bound covers the rounding of this step alone.",
+        f"Largest difference to a float64 reference: {number(told.largest)}. Every step is predicted from the "
+        "*observed* state before it, so that the bound covers the rounding of this step alone.",
         "",
     ]
     if told.paths:
@@ -65,9 +65,13 @@ def issue_text(told: Told, example: Example | None) -> str:
 def example_line(example: Example, finding: str) -> str:
     """The minimal case as an explicit example of a Hypothesis test, on one line.
 
-    The test takes it as `case`; `case_from_json` is that of `conformance.case`.
+    The test takes it as `case`; `case_from_json` is that of `conformance.case`. "" for a case that is too long.
     """
-    return f"@example(case=case_from_json({_literal(example.case)}))  # {finding}"
+    try:
+        text = _literal(example.case)
+    except RecursionError:
+        return ""
+    return "" if len(text) > LIMIT else f"@example(case=case_from_json({text}))  # {one_line(finding)}"
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -92,14 +96,14 @@ def _plain(text: str) -> str:
 
 
 def _literal(value: object) -> str:
-    """JSON as a Python literal in ASCII."""
+    """JSON as a Python literal in ASCII; records keep no order of names."""
     match value:
         case None | bool() | int() | float():
             return repr(value)
         case str():
             return ascii(value)
         case dict():
-            return "{" + ", ".join(f"{ascii(str(key))}: {_literal(item)}" for key, item in value.items()) + "}"
+            return "{" + ", ".join(f"{str(key)!a}: {_literal(item)}" for key, item in sorted(value.items())) + "}"
         case list() | tuple():
             return "[" + ", ".join(map(_literal, value)) + "]"
         case _:

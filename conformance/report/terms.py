@@ -16,12 +16,31 @@ def differing(text: str, other: str) -> tuple[tuple[str, bool], ...]:
     """`text` in pieces, each with whether it is not in `other` in that place; the pieces joined are `text`."""
     if len(text) > _LONGEST or len(other) > _LONGEST:
         return ((text, False),)
+    head, tail = _formula(text)
+    theirs, _ = _formula(other)
+    # What is said after the formulas is prose, which differs anyway, unless it is there alone that they differ.
+    if head.strip() == theirs.strip():
+        return tuple(_compared(text, other))
+    return (*_compared(head, theirs), *(((tail, False),) if tail else ()))
+
+
+def _formula(text: str) -> tuple[str, str]:
+    """The text up to its first comma outside brackets, and the rest."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character in ",;" and depth <= 0:
+            return text[:place], text[place:]
+    return text, ""
+
+
+def _compared(text: str, other: str) -> list[tuple[str, bool]]:
     own, theirs = _WORD.findall(text), _WORD.findall(other)
     pieces: list[tuple[str, bool]] = []
     for kind, start, end, _, _ in SequenceMatcher(None, own, theirs, autojunk=False).get_opcodes():
         if start < end:
             pieces.append(("".join(own[start:end]), kind != "equal"))
-    return tuple(_joined(pieces))
+    return _joined(pieces)
 
 
 def _joined(pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
