@@ -14,29 +14,34 @@ _CONTRAST = """
 () => {
   const parse = (text) => {
     let m = text.match(/^rgba?\\(([^)]+)\\)$/);
-    if (m) { const [r, g, b, a = 1] = m[1].split(/[ ,/]+/).filter(Boolean).map(Number); return [r, g, b, a]; }
+    const parts = m && m[1].split(/[ ,/]+/).filter(Boolean).map(Number);
+    if (m) return [...parts.slice(0, 3), parts[3] ?? 1];
     m = text.match(/^color\\(srgb ([^)]+)\\)$/);
-    if (m) { const [r, g, b, a = 1] = m[1].split(/[ /]+/).filter(Boolean).map(Number); return [r * 255, g * 255, b * 255, a]; }
+    const shares = m && m[1].split(/[ /]+/).filter(Boolean).map(Number);
+    if (m) return [...shares.slice(0, 3).map((v) => v * 255), shares[3] ?? 1];
     throw new Error("no colour: " + text);
   };
   const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
   const behind = (element) => {
     const layers = [];
-    const square = element.closest("svg") && element.parentElement.querySelector("rect");
-    if (square && element.tagName === "text") return parse(getComputedStyle(square).fill);
+    const square = element.tagName === "text" && element.parentElement.tagName === "g"
+      && element.parentElement.querySelector(":scope > rect");
+    const fill = square ? getComputedStyle(square).fill : "none";
+    if (fill !== "none" && !fill.startsWith("url")) return parse(fill);
     for (let at = element; at; at = at.parentElement) layers.push(parse(getComputedStyle(at).backgroundColor));
     let colour = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18, 1] : [255, 255, 255, 1];
     for (const layer of layers.reverse()) colour = over(layer, colour);
     return colour;
   };
-  const light = ([r, g, b]) => [r, g, b].map((v) => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; })
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const linear = (v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
   const found = [];
   let seen = 0;
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const element = node.parentElement;
-    if (!node.data.trim() || element.closest("script, style, title, option, optgroup, .skip") || !element.checkVisibility()) continue;
+    if (!node.data.trim() || element.closest("script, style, title, option, optgroup, .skip")) continue;
+    if (!element.checkVisibility()) continue;
     seen += 1;
     const style = getComputedStyle(element);
     const colour = element.closest("svg") ? style.fill : style.color;
@@ -53,12 +58,13 @@ _CONTRAST = """
 """
 
 _SHOWN = """
-() => [...document.querySelectorAll("table.checks-of tr.check")].flatMap((row) => [...row.querySelectorAll("td")].flatMap(
+() => [...document.querySelectorAll("table.checks-of tr.check")].flatMap((row) => [...row.cells].slice(1).flatMap(
   (place) => [...place.querySelectorAll("[data-dtype]")].filter((link) => link.checkVisibility()).map((link) => {
     const table = row.closest("table");
     const index = [...row.children].indexOf(place);
     return [table.tHead.rows[0].cells[index].textContent, row.cells[0].querySelector("a").textContent,
-            link.dataset.dtype, link.closest("li").dataset.verdict, row.closest("details.cell").dataset.cell];
+            link.dataset.dtype, link.closest("li").dataset.verdict,
+            row.closest("details.cell").dataset.cell];
   })))
 """
 
@@ -94,7 +100,8 @@ def dangling(page: Page) -> list[str]:
     """Links and references inside the page that lead nowhere."""
     found: list[str] = page.evaluate(
         """() => [...document.querySelectorAll("[href^='#'], [data-copy], [aria-labelledby]")].flatMap((one) =>
-          [one.getAttribute("href")?.slice(1), one.dataset.copy, ...(one.getAttribute("aria-labelledby") ?? "").split(" ")]
+          [one.getAttribute("href")?.slice(1), one.dataset.copy,
+           ...(one.getAttribute("aria-labelledby") ?? "").split(" ")]
           .filter((name) => name && !document.getElementById(name)))"""
     )
     return found
@@ -133,7 +140,8 @@ def unnamed(page: Page) -> list[str]:
             || one.labels?.length || one.textContent.trim();
           const lost = [...document.querySelectorAll("svg[role=img], button, select, [role=region], a")]
             .filter((one) => !named(one)).map((one) => one.outerHTML.slice(0, 120));
-          const bare = [...document.querySelectorAll("svg:not([role=img]):not([aria-hidden=true])")].map(() => "svg without a role");
+          const bare = [...document.querySelectorAll("svg:not([role=img]):not([aria-hidden=true])")]
+            .map(() => "svg without a role");
           const figures = [...document.querySelectorAll("figure")].filter((one) => !(one.querySelector("table")
             || one.parentElement.querySelector("table") || one.parentElement.parentElement.querySelector("table")))
             .map((one) => "figure without a table: " + one.textContent.trim().slice(0, 60));
@@ -159,7 +167,8 @@ def stops(page: Page, most: int = 400) -> list[str]:
               one.dataset.visited = "1";
               const box = one.getBoundingClientRect(), style = getComputedStyle(one);
               const seen = box.width > 0 && box.height > 0 && one.checkVisibility() && style.outlineStyle !== "none";
-              return (seen ? "" : "hidden: ") + one.tagName + " " + (one.getAttribute("href") ?? one.textContent).trim().slice(0, 60); }"""
+              const name = (one.getAttribute("href") ?? one.textContent).trim().slice(0, 60);
+              return (seen ? "" : "hidden: ") + one.tagName + " " + name; }"""
         )
         if said is None:
             break
@@ -170,7 +179,7 @@ def stops(page: Page, most: int = 400) -> list[str]:
 def unreachable(page: Page) -> Iterable[str]:
     """What a mouse can use and the Tab key has not reached; call it after `stops`."""
     found: list[str] = page.evaluate(
-        """() => [...document.querySelectorAll("a[href], button, select, summary")].filter((one) => one.checkVisibility()
-          && !one.dataset.visited).map((one) => one.outerHTML.slice(0, 120))"""
+        """() => [...document.querySelectorAll("a[href], button, select, summary")]
+          .filter((one) => one.checkVisibility() && !one.dataset.visited).map((one) => one.outerHTML.slice(0, 120))"""
     )
     return found
