@@ -305,7 +305,7 @@ def test_scans_are_a_table_and_pictures(tmp_path: Path) -> None:
         assert "64,000" in surface
         assert "6.4 s" in surface
         assert "not unrolled beyond T = 64" in " ".join(surface.split())
-    assert "T = 256: flax-nnx:unrolled" in page
+    assert "flax-nnx:unrolled at T = 256" in page
     assert exit_code(record) == 0
 
 
