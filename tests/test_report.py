@@ -1042,6 +1042,18 @@ def test_what_else_is_not_fine_on_a_should_is_told(verdict: Verdict, words: str)
     assert words in printed(record, 200)
 
 
+def test_levels_stand_apart_in_the_matrix() -> None:
+    """MUST and SHOULD requirements are parts of their own, under a heading each, and can be chosen."""
+    parsed = page(beside(Diverges(faults=("drop_bhn",), evidence=EVIDENCE), "mlx:none"))
+    assert {attrs["data-level"] for tag, attrs in parsed.elements if tag == "tbody" and "data-level" in attrs} == {
+        "MUST",
+        "SHOULD",
+    }
+    headings = [attrs for tag, attrs in parsed.elements if tag == "th" and attrs.get("scope") == "rowgroup"]
+    assert len(headings) == 2
+    assert "level" in parsed.values("data-filter")
+
+
 def test_candidates_that_differ_alike_share_a_clause() -> None:
     """Of several candidates with the same difference it is told once."""
     draft = Draft()

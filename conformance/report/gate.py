@@ -21,6 +21,8 @@ from conformance.report.wording import count, label, listed, number
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unsupported, core
 
 _MOST: Final = 6
+Key: TypeAlias = tuple[str, str, str]
+"""Candidate, requirement and dtype of a finding."""
 Tone: TypeAlias = Literal["diverges", "inconclusive", "agrees", "unsupported"]
 TONES: Final[dict[Kind, Tone]] = {
     "regressed": "diverges",
@@ -53,6 +55,7 @@ class ChangeRow:
     """Changes of one variant and requirement of which the same is to be said.
 
     cause: the fault that came or went, "" where none is named; aside: "does not decide", or "".
+    before_key, after_key: the first finding of each side, None where it has none.
     """
 
     kind: Kind
@@ -65,6 +68,8 @@ class ChangeRow:
     after: str
     why: str
     aside: str
+    before_key: Key | None
+    after_key: Key | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +283,10 @@ def _short(finding: Finding | None) -> str:
             return phrase(finding)
 
 
+def _key(finding: Finding | None) -> Key | None:
+    return None if finding is None else (finding.candidate, finding.requirement, finding.dtype)
+
+
 def rows(outcome: Outcome) -> tuple[ChangeRow, ...]:
     """Everything that is not unchanged, dtypes of one requirement together."""
     alike: dict[tuple[str, ...], list[Change]] = {}
@@ -297,6 +306,8 @@ def rows(outcome: Outcome) -> tuple[ChangeRow, ...]:
             after=phrase(own[0].after),
             why=label(own[0].why),
             aside="" if own[0].decides else "does not decide",
+            before_key=_key(own[0].before),
+            after_key=_key(own[0].after),
         )
         for own in alike.values()
     )

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from conformance.gate import outcome as gated
 from conformance.known import check_known
 from conformance.record import Finding, Incident, Record, Trial
 from conformance.report.divergence import CauseText, FaultText, make_alike, make_divergence
-from conformance.report.gate import GateText, gate_text
+from conformance.report.gate import GateText, Key, gate_text
 from conformance.report.grouping import cells, parts, places, spoken
 from conformance.report.known import known_sentence, problem_text
 from conformance.report.notes import Note, Section, make_notes
@@ -65,8 +65,6 @@ _FEW: Final = 6
 """Up to so many rows of one cell are shown unfolded, whatever they hold."""
 _SHORT: Final = 40
 """Longer tables are folded."""
-
-Key: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +205,7 @@ class Page:
     """The whole report. beside: what is not fine on requirements that do not decide; gate: None where it is no gate's.
 
     known: whether the list of known divergences holds, "" where the run is held to none. tested: figures with their
-    names and what is to be added; made: when, from what seed, by which command.
+    names and what is to be added; made: when, from what seed, by which command. details: anchors of findings.
     """
 
     headline: str
@@ -236,6 +234,7 @@ class Page:
     unasked: str
     words: tuple[tuple[Outcome, str, str], ...]
     filters: tuple[Filter, ...]
+    details: Mapping[Key, str]
     gate: GateText | None
     known: str
     known_problems: tuple[str, ...]
@@ -335,6 +334,7 @@ class _Builder:
             footer=self._footer(),
             unasked="no finding" if record.problem else "not asked",
             filters=self._filters(),
+            details={(f.candidate, f.requirement, f.dtype): self.anchors[id(f)] for f in self.findings},
             words=tuple((outcome, *WORDS[outcome]) for outcome in WORDS),
         )
 

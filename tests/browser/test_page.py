@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,18 @@ def test_a_deep_link_opens_its_place(context: Make, pages: dict[str, Path]) -> N
             return box.top >= -1 && box.top < innerHeight; }"""), anchor
 
 
+def test_what_changed_leads_to_its_details(context: Make, pages: dict[str, Path]) -> None:
+    """From the first table of a gate's page to the divergence that is gone, and to the agreement that came."""
+    at = opened(context(), pages["gate"])
+    title = at.locator("h1").inner_text()
+    assert re.fullmatch(r".+ \N{RIGHTWARDS ARROW} .+: safe; 1 requirement fixed", title)
+    before, after = at.locator("table").first.locator("td.wrap a").all()
+    before.click()
+    assert "drop_rbhn_t0" in at.locator("article:focus").inner_text()
+    after.click()
+    assert "gru_hidden_none" in at.locator("tr:focus").inner_text()
+
+
 def test_a_divergence_tells_everything(context: Make, pages: dict[str, Path]) -> None:
     """The fault, both equations with their difference marked, gates, pictures, hypotheses, what ran, the case."""
     at = opened(context(), pages["run"])
@@ -287,8 +300,8 @@ def test_everything_can_be_reached_with_the_keyboard(context: Make, pages: dict[
 
 
 def test_a_control_that_the_keyboard_misses_is_noticed(context: Make, pages: dict[str, Path]) -> None:
-    """A button taken out of the order of focus is told."""
-    at = opened(context(), spoilt(pages["run"], "<button type=", '<button tabindex="-1" type=', 1000))
+    """A choice taken out of the order of focus is told."""
+    at = opened(context(), spoilt(pages["gate"], "<select ", '<select tabindex="-1" ', 1000))
     stops(at)
     assert list(unreachable(at)) != []
 
