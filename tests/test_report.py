@@ -1187,7 +1187,7 @@ def test_every_requirement_fits_into_a_report_that_can_be_read() -> None:
     record = large()
     assert len(record.header.requirements) > 250
     html = render_html(record)
-    assert len(html.encode()) < 3_000_000
+    assert len(html.encode()) < 2_000_000
     parsed = Parsed(html)
     targets = {href for href in parsed.values("href") if re.fullmatch(r"#f\d+", href)}
     assert len(targets) == len(record.findings)
