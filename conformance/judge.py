@@ -15,6 +15,7 @@ import numpy as np
 from conformance.algebra import Exact, Rounded
 from conformance.block import Block
 from conformance.case import Case, Initial, Padding, make_case
+from conformance.cells.cell import CORRECT
 from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
 from conformance.cells.precision import PRECISION
@@ -23,7 +24,7 @@ from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, f
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.rounding import Arithmetic, Array, arithmetic_of
-from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, StepRow
+from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, ShareMap, StepRow
 
 TrialVerdict: TypeAlias = Agrees | Diverges | Inconclusive | Broken
 
@@ -263,11 +264,8 @@ def evidence(case: Case, observed: Observed, reference: Comparison, residuals: M
         free = observed_of(cell_named(case.cell).run(case)).arrays()
         difference = {key: np.abs(values - free[key]) for key, values in observed.arrays().items()}
     # The intermediates that lead to the first wrong element, from the observed state before it.
-    local = {
-        key: _finite(values[int(lane), step, int(unit)])
-        for key, values in forced(case, observed).items()
-        if name in PER_STEP and values.shape[2] > unit
-    }
+    at = (int(lane), step, int(unit)) if name in PER_STEP else None
+    under = _closest(case, residuals)
     parts = reference.parts.values()
     return Evidence(
         output=name,
@@ -284,7 +282,48 @@ def evidence(case: Case, observed: Observed, reference: Comparison, residuals: M
             _row(step, difference["outputs"][step], reference.parts["outputs"], step) for step in range(case.shape.time)
         ),
         residuals={key: min(share, 1e300) for key, share in residuals.items()},
-        intermediates=local,
+        intermediates=_local(case, observed, None, at),
+        under="" if under is None else under.name,
+        implied=_local(case, observed, under, at) if under is not None else {},
+        map=share_map(reference.parts["outputs"].share),
+    )
+
+
+def _closest(case: Case, residuals: Mapping[str, float]) -> Fault | None:
+    """The fault of the cell's catalogue that explains an observation, and leaves the least of it."""
+    known = catalogue(case.cell)
+    explaining = sorted((share, name) for name, share in residuals.items() if share <= 1.0 and name in known)
+    return known[explaining[0][1]] if explaining else None
+
+
+def _local(
+    case: Case, observed: Observed, fault: Fault | None, at: tuple[int, int, int] | None
+) -> dict[str, float | None]:
+    """The intermediates of the reference, or of a fault, that lead to one element (batch, time, unit)."""
+    if at is None:
+        return {}
+    found = forced(case, observed, fault)
+    return {name: _finite(values[at]) for name, values in found.items() if values.shape[2] > at[2]}
+
+
+_MAP = (64, 32)
+"""At most so many steps and units of a map of shares; beyond, one entry stands for several."""
+
+
+def share_map(share: Array) -> ShareMap | None:
+    """The map of some shares (T, B, units)."""
+    worst = share.max(axis=1, initial=0.0)
+    if not worst.size:
+        return None
+    steps, units = (-(-size // most) for size, most in zip(worst.shape, _MAP, strict=True))
+    blocks = [
+        [float(worst[t : t + steps, u : u + units].max()) for u in range(0, worst.shape[1], units)]
+        for t in range(0, worst.shape[0], steps)
+    ]
+    return ShareMap(
+        steps=steps,
+        units=units,
+        shares=tuple(tuple(float(f"{value:.3g}") if np.isfinite(value) else None for value in row) for row in blocks),
     )
 
 
@@ -301,10 +340,13 @@ def _first(case: Case, reference: Comparison) -> tuple[str, int]:
     return (max if case.reverse else min)(stepwise.items(), key=lambda item: item[1])
 
 
-def forced(case: Case, observed: Observed) -> Mapping[str, Array]:
-    """The reference's intermediates (B, T, .), each step from the observed state before it."""
+def forced(case: Case, observed: Observed, fault: Fault | None = None) -> Mapping[str, Array]:
+    """The intermediates (B, T, .) of the reference, or of a fault, each step from the observed state before it."""
+    understood = case if fault is None else fault.misread(case)
+    variation = CORRECT if fault is None else fault.variation
+    ops = Exact() if fault is None or fault.arithmetic is None else Rounded(fault.format(case))
     with np.errstate(over="ignore", invalid="ignore"):
-        trace = cell_named(case.cell).evaluate(case, Exact(), seen=seen(case, observed))
+        trace = cell_named(case.cell).evaluate(understood, ops, variation=variation, seen=seen(case, observed))
     size = case.shape
     return {
         name: np.swapaxes(values.reshape(size.time, size.batch, -1), 0, 1)

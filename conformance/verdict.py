@@ -32,6 +32,18 @@ class StepRow(Struct, frozen=True, kw_only=True):
     share: float | None
 
 
+class ShareMap(Struct, frozen=True, kw_only=True):
+    """Where ``outputs`` lie against their bounds: the largest share over batch rows, per time step and unit.
+
+    steps, units: how many of each one entry of `shares` stands for, by the largest of them. shares: row by row of time,
+    to three digits, None where not finite.
+    """
+
+    steps: int
+    units: int
+    shares: tuple[tuple[float | None, ...], ...]
+
+
 class Evidence(Struct, frozen=True, kw_only=True):
     """What a divergence looks like.
 
@@ -48,6 +60,9 @@ class Evidence(Struct, frozen=True, kw_only=True):
     residuals: for every fault hypothesis, the largest share of *its* bound (<= 1: it explains the output;
         capped at 1e300).
     intermediates: r, z, n, h of the reference at `first`.
+    under, implied: the fault that explains the output most closely, and its intermediates at `first`: what the
+        candidate computed there if that is what is wrong. "" and empty where no fault explains it.
+    map: the outputs' shares over time and units; None where they have none.
     where: the place, or the detour, in words, where `first` alone does not tell it.
     pairs: where no single fault explains the output, the pairs of faults that do together.
     localisation: where nothing explains it, what can be told of the intermediate that went wrong, in sentences.
@@ -71,6 +86,9 @@ class Evidence(Struct, frozen=True, kw_only=True):
     pairs: tuple[tuple[str, str], ...] = ()
     localisation: tuple[str, ...] = ()
     lasting: tuple[str, ...] = ()
+    under: str = ""
+    implied: dict[str, float | None] = field(default_factory=dict)
+    map: ShareMap | None = None
 
 
 class Agrees(Struct, frozen=True, kw_only=True, tag_field="verdict", tag="agrees"):

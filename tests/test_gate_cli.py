@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET  # of what this test has written
@@ -61,7 +62,10 @@ def test_a_regression_is_named_and_fails() -> None:
     suite = ET.parse("j.xml").getroot()[0]
     assert int(suite.attrib["failures"]) == 2
     page = the_record().with_suffix(".html").read_text(encoding="utf-8")
-    assert page.index('<h1 id="gate">Regressed</h1>') < page.index('id="answer"')
+    title = re.search(r'<h1 id="gate">(.*)</h1>', page)
+    assert title is not None
+    assert re.fullmatch(r"wrong:good.* \N{RIGHTWARDS ARROW} wrong:drop_rbhn_t0.*: 1 requirement regressed", title[1])
+    assert title.start() < page.index('id="answer"')
 
 
 def test_the_other_way_it_is_fixed_and_safe(monkeypatch: pytest.MonkeyPatch) -> None:

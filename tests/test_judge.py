@@ -16,7 +16,7 @@ from conformance.cells.precision import PRECISION
 from conformance.compare import Observed, compare
 from conformance.errors import CaseError
 from conformance.faults import CATALOGUE, catalogue
-from conformance.judge import combine, deviation, judge, planted, sharpest, visible_faults
+from conformance.judge import combine, deviation, judge, planted, share_map, sharpest, visible_faults
 from conformance.rounding import DTYPES, FORMATS, format_of, round_to
 from conformance.strategies import GENERIC, LATTICE, RELATION, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
@@ -349,6 +349,66 @@ def test_an_unknown_fault_is_localised_but_not_named() -> None:
     assert verdict.evidence.first == (2, 5, 3)
     assert verdict.evidence.observed == outputs[2, 5, 3]
     assert verdict.evidence.intermediates["h"] == pytest.approx(verdict.evidence.expected)
+
+
+def test_a_named_fault_says_what_the_gates_must_have_been() -> None:
+    """Where a fault explains the output, its gates stand beside those of the reference."""
+    case = generic("gru", "float32", "omitted")
+    verdict = judge(case, planted(case, catalogue("gru")["drop_rbhn_t0"]), ())
+    assert isinstance(verdict, Diverges)
+    found = verdict.evidence
+    assert found.under == "drop_rbhn_t0"
+    assert found.implied.keys() == found.intermediates.keys()
+    assert {name for name in found.implied if found.implied[name] != found.intermediates[name]} == {"n", "h"}
+    assert found.implied["h"] == pytest.approx(found.observed, abs=found.bound)
+    assert abs(found.intermediates["h"] - found.observed) > found.bound
+
+
+def test_an_unknown_fault_implies_no_gates() -> None:
+    """What nothing explains has no gates beside those of the reference."""
+    case = generic("gru", "float32", "given")
+    right = correct(case)
+    outputs = right.outputs.copy()
+    outputs[2, 5:, 3] *= 1.01
+    verdict = judge(case, Observed(outputs=outputs, final_state=outputs[:, -1]), ())
+    assert isinstance(verdict, Diverges)
+    assert (verdict.evidence.under, verdict.evidence.implied) == ("", {})
+
+
+def test_the_map_shows_exactly_where_outputs_are_outside() -> None:
+    """One unit from one step on, whose state feeds no other unit's own step, is all that the map marks."""
+    case = generic("gru", "float32", "given")
+    right = correct(case)
+    outputs = right.outputs.copy()
+    outputs[2, 5, 3] += 0.25
+    verdict = judge(case, Observed(outputs=outputs, final_state=outputs[:, -1]), ())
+    assert isinstance(verdict, Diverges)
+    found = verdict.evidence.map
+    assert found is not None
+    assert (found.steps, found.units) == (1, 1)
+    assert len(found.shares) == case.shape.time
+    outside = {
+        (t, u) for t, row in enumerate(found.shares) for u, share in enumerate(row) if share is None or share > 1
+    }
+    # The steps after it start from the observed state, so that only a wrong step is outside.
+    assert {(t, u) for t, u in outside if t == 5} == {(5, 3)}
+    assert all(t >= 5 for t, _ in outside)
+    worst = [row.share for row in verdict.evidence.steps]
+    assert [max(row) for row in found.shares] == pytest.approx(worst, rel=6e-3)
+
+
+def test_a_large_map_keeps_the_largest_share_of_every_block() -> None:
+    """A long sequence of many units is reduced, and a single bad element is not lost."""
+    share = np.full((200, 2, 70), 0.125)
+    share[150, 1, 69] = np.inf
+    share[3, 0, 0] = 7.0
+    found = share_map(share)
+    assert found is not None
+    assert (found.steps, found.units) == (4, 3)
+    assert (len(found.shares), len(found.shares[0])) == (50, 24)
+    assert found.shares[150 // 4][69 // 3] is None
+    assert found.shares[0][0] == 7.0
+    assert sum(value != 0.125 for row in found.shares for value in row) == 2
 
 
 def test_a_wrong_final_state_diverges() -> None:

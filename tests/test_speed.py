@@ -33,6 +33,7 @@ from conformance.record import (
     ScanLine,
     read_record,
 )
+from conformance.report.bench import scan_remarks
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
 from conformance.report.speed import conclusion, control_of, ratio_text, spread_text, time_text
@@ -304,7 +305,7 @@ def test_scans_are_a_table_and_pictures(tmp_path: Path) -> None:
         assert "64,000" in surface
         assert "6.4 s" in surface
         assert "not unrolled beyond T = 64" in " ".join(surface.split())
-    assert "T = 256: flax-nnx:unrolled" in page
+    assert "flax-nnx:unrolled at T = 256" in page
     assert exit_code(record) == 0
 
 
@@ -321,6 +322,32 @@ class Elements(HTMLParser):
         self.tags.append(tag)
         drawn = ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "width", "height", "d")
         self.numbers += [value or "" for name, value in attributes if name in drawn]
+
+
+def test_scans_say_each_thing_once_and_in_one_line(tmp_path: Path) -> None:
+    """What holds for several sides and numbers of steps is one sentence; no conclusion is broken into lines."""
+    lines = []
+    for steps in (16, 64, 256):
+        plain = scan_line(steps, unrolled=steps < 256)
+        alike = side("flax-nnx:nnx-scan", 1e-5 * steps, "nnx.scan", seed=7)
+        sides = (*plain.sides, alike)
+        held = [s if s.left_out else msgspec.structs.replace(s, zeroed=("b_hn",)) for s in sides]
+        held[0] = msgspec.structs.replace(held[0], rows=8 if steps == 256 else 32)
+        lines.append(msgspec.structs.replace(plain, sides=tuple(held)))
+    record = record_of(tmp_path, *lines)
+    told = scan_remarks(record.scans)
+    assert told == (
+        "flax-nnx:lax-scan, flax-nnx:unrolled and flax-nnx:nnx-scan: with b_hn at zero: it has no place for it",
+        "flax-nnx:lax-scan at T = 256: 8 of 32 rows judged",
+        "flax-nnx:unrolled at T = 256: not unrolled beyond T = 64 (--cap 256)",
+    )
+    text = shown(record, 80)
+    assert sum("no difference" in line for line in text.splitlines()) == 3
+    assert sum("0.50\N{MULTIPLICATION SIGN} slower" in line for line in text.splitlines()) == 2
+    assert text.count("at zero") == 1
+    assert all(len(line) <= 80 for line in text.splitlines())
+    partly = [msgspec.structs.replace(one, sides=(one.sides[0],)) for one in lines[:1]] + [scan_line(64, unrolled=True)]
+    assert scan_remarks(partly) == ("flax-nnx:lax-scan at T = 16: with b_hn at zero: it has no place for it",)
 
 
 def test_a_hostile_record_is_shown_and_does_nothing(tmp_path: Path) -> None:

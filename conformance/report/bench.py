@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from conformance.report.speed import (
     cores_of,
     crowded,
     ratio_text,
-    remark,
+    remarks,
     shape_words,
     share_text,
     short,
@@ -30,7 +30,7 @@ from conformance.report.speed import (
     time_text,
 )
 from conformance.report.speed_chart import Growth, Intervals, growth, intervals
-from conformance.report.wording import count, label, number
+from conformance.report.wording import count, label, listed, number
 
 MOST: Final = 200
 """At most so many comparisons, and numbers of steps, are shown."""
@@ -220,7 +220,7 @@ def _row(line: Measured, side: BenchSide) -> SideRow:
         prepared=time_text(side.prepare_seconds),
         share=share_text(side),
         path=label(side.path),
-        remark=remark(side, line.shape[0]),
+        remark="; ".join(remarks(side, line.shape[0])),
         trace="" if costs is None else time_text(costs.trace_seconds),
         compiled="" if costs is None else time_text(costs.compile_seconds),
         characters="" if costs is None else f"{costs.characters:,}",
@@ -265,22 +265,45 @@ def _scans(lines: Sequence[ScanLine]) -> Iterator[ScanView]:
             steps=tuple(
                 (line.shape[1], tuple(_row(line, side) for side in line.sides), label(line.ended)) for line in own
             ),
-            remarks=tuple(dict.fromkeys(scan_remarks(own)))[:MOST],
+            remarks=scan_remarks(own)[:MOST],
         )
 
 
-def scan_remarks(own: Sequence[ScanLine]) -> Iterator[str]:
-    """What else a reader must know of the sides, and of a machine that was busy."""
+def scan_remarks(own: Sequence[ScanLine]) -> tuple[str, ...]:
+    """What else a reader must know of the sides, and of a machine that was busy, each thing once.
+
+    Sides of which the same is to be said share a sentence; numbers of steps are named where it does not hold for all.
+    """
+    asked: dict[str, dict[int, None]] = {}
+    ran: dict[str, dict[int, None]] = {}
+    found: dict[tuple[str, bool], dict[str, dict[int, None]]] = {}
     for line in own:
         for side in line.sides:
-            told = remark(side, line.shape[0])
-            if side.left_out:
-                yield f"T = {line.shape[1]}: {label(side.candidate)}: {label(side.left_out)}"
-            elif told:
-                rows = f" at T = {line.shape[1]}" if 0 < side.rows < line.shape[0] else ""
-                yield f"{label(side.candidate)}{rows}: {told}"
-        if crowded(line):
-            yield f"T = {line.shape[1]}: {crowded(line)}"
+            name, steps = label(side.candidate), line.shape[1]
+            left_out = bool(side.left_out)
+            asked.setdefault(name, {})[steps] = None
+            if not left_out:
+                ran.setdefault(name, {})[steps] = None
+            for text in (label(side.left_out),) if left_out else remarks(side, line.shape[0]):
+                found.setdefault((text, left_out), {}).setdefault(name, {})[steps] = None
+    told = [f"{_whose(sides, asked if out else ran)}: {text}" for (text, out), sides in found.items()]
+    busy = [line for line in own if crowded(line)]
+    if busy:
+        worst = min(busy, key=lambda line: min(c for side in line.sides if (c := cores_of(side)) is not None))
+        at = listed(list(dict.fromkeys(str(line.shape[1]) for line in busy)))
+        told.append(f"T = {at}: {crowded(worst)}{' at worst' if busy[1:] else ''}")
+    return tuple(told)
+
+
+def _whose(sides: Mapping[str, Mapping[int, None]], asked: Mapping[str, Mapping[int, None]]) -> str:
+    """Sides, and the numbers of steps where it is not every one of theirs: ``a and b; c at T = 64``."""
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, steps in sides.items():
+        alike.setdefault(() if steps.keys() == asked[name].keys() else tuple(steps), []).append(name)
+    return "; ".join(
+        listed(names) + (f" at T = {listed([str(step) for step in steps])}" if steps else "")
+        for steps, names in alike.items()
+    )
 
 
 def _pictures(own: Sequence[ScanLine], names: Sequence[str]) -> Iterator[Growth]:

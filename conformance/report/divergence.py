@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from conformance.record import Finding, Trial
+from conformance.record import CandidateLine, Finding, Trial
 from conformance.report.chart import Chart, gauge, step_chart
-from conformance.report.minimal import MinimalCase, has_numbers, minimal_case, place_text
+from conformance.report.heat import HeatMap, heat_map
+from conformance.report.issue import Told, example_line, issue_text
+from conformance.report.minimal import MinimalCase, figures_text, has_numbers, minimal_case, place_text
 from conformance.report.wording import apart, block, count, label, listed, one_line, share
 from conformance.verdict import Diverges, Evidence, Unrepresentable
 
 TOP: Final = 8
 _SENTENCES: Final = 40
+_PATHS: Final = 12
+_FACTS: Final = ("platform", "python", "device", "numpy", "threads")
+"""What an issue tells of the environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +44,26 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """An intermediate where the output first differs: by the equations, and as it came or must have been.
+
+    differs: by more than the bound of the element.
+    """
+
+    name: str
+    expected: float | None
+    observed: float | None
+    difference: float | None
+    differs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
     """A diverging finding, ready to be shown; full is False for those that are shown in short.
 
     aside: the level of its requirement, where that does not decide; numbers: whether an element diverges, not a shape.
+    under: the fault whose gates stand beside those of the equations, "" where none explains the output.
+    ruled_out: which other explanations are; issue, line: texts to take away, "" where there is no example.
     """
 
     anchor: str
@@ -65,7 +86,13 @@ class Divergence:
     full: bool
     reading: str
     chart: Chart | None
-    intermediates: tuple[tuple[str, float | None], ...]
+    heat: HeatMap | None
+    gates: tuple[Gate, ...]
+    under: str
+    ran: tuple[str, ...]
+    ruled_out: str
+    issue: str
+    line: str
     nearest: tuple[Hypothesis, ...]
     further: tuple[Hypothesis, ...]
     case: MinimalCase | None
@@ -122,13 +149,14 @@ def make_divergence(
     together: str,
     known: dict[str, FaultText],
     trials: Sequence[Trial],
+    line: CandidateLine | None,
     full: bool,
     finished: bool,
 ) -> Divergence:
     """The view of one diverging finding.
 
     verdict: its divergence, with the faults to name; together: the pairs of faults to name, where there are none;
-    known: the described faults of its cell by name.
+    known: the described faults of its cell by name; line: its candidate, None where that never came up.
     """
     evidence = verdict.evidence
     expected, observed = apart(evidence.expected, evidence.observed)
@@ -139,6 +167,11 @@ def make_divergence(
     held = ""
     if isinstance(finding.verdict, Unrepresentable):
         held = listed([label(name) for name in finding.verdict.parameters], most=8)
+    named = tuple(fault_text(name, known) for name in verdict.faults)
+    ran = tuple(dict.fromkeys(label(trial.path) for trial in trials if trial.path))
+    issue = ""
+    if full and finding.example is not None:
+        issue = block(issue_text(_told(finding, evidence, statement, named, ran, line), finding.example))
     return Divergence(
         anchor=anchor,
         candidate=label(finding.candidate),
@@ -146,7 +179,7 @@ def make_divergence(
         statement=label(statement),
         aside=aside,
         dtype=label(finding.dtype),
-        faults=tuple(fault_text(name, known) for name in verdict.faults),
+        faults=named,
         together=together,
         sentences=tuple(block(text) for text in (*evidence.lasting, *evidence.localisation)[:_SENTENCES]),
         held=held,
@@ -160,18 +193,83 @@ def make_divergence(
         full=full,
         reading=_reading(ranked, verdict),
         chart=step_chart(evidence.steps, evidence.first[1]) if full else None,
-        intermediates=_intermediates(evidence) if full else (),
+        heat=heat_map(evidence.map) if full else None,
+        gates=_gates(evidence) if full else (),
+        under=label(evidence.under),
+        ran=ran[:_PATHS],
+        ruled_out=_ruled_out(ranked),
+        issue=issue,
+        line=example_line(finding.example, _subject(finding, verdict)) if full and finding.example is not None else "",
         nearest=tuple(ranked[:TOP]) if full else (),
         further=tuple(ranked[TOP:]) if full else (),
         case=minimal_case(finding.example) if finding.example is not None and full else None,
     )
 
 
-def _intermediates(evidence: Evidence) -> tuple[tuple[str, float | None], ...]:
-    """Gates in the order of their computation; records keep names sorted."""
+def _gates(evidence: Evidence) -> tuple[Gate, ...]:
+    """Gates in the order of their computation; records keep names sorted. The state itself was observed."""
     order = {name: index for index, name in enumerate(("i", "f", "r", "z", "g", "n", "o", "c", "h"))}
     ranked = sorted(evidence.intermediates.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
-    return tuple((label(name), value) for name, value in ranked)
+    observed = dict(evidence.implied)
+    # What was returned is worth more than what it must have been.
+    returned = {"outputs": "h", "cells": "c"}.get(evidence.output)
+    if returned in evidence.intermediates:
+        observed[returned] = evidence.observed
+    return tuple(_gate(name, value, observed, evidence.bound or 0.0) for name, value in ranked)
+
+
+def _gate(name: str, expected: float | None, observed: Mapping[str, float | None], bound: float) -> Gate:
+    seen = observed.get(name)
+    difference = None if expected is None or seen is None else abs(seen - expected)
+    return Gate(
+        name=label(name),
+        expected=expected,
+        observed=seen,
+        difference=difference,
+        differs=name in observed and (difference is None or difference > bound),
+    )
+
+
+def _ruled_out(ranked: Sequence[Hypothesis]) -> str:
+    """How many other explanations are, of those that were tried."""
+    if not ranked:
+        return ""
+    refuted = sum(not hypothesis.explains for hypothesis in ranked)
+    return f"{refuted} of {count(len(ranked), 'hypothesis', 'hypotheses')} ruled out as what happened"
+
+
+def _subject(finding: Finding, verdict: Diverges) -> str:
+    names = listed([label(name) for name in verdict.faults], last="or", most=3)
+    words = (finding.candidate, finding.requirement, finding.dtype)
+    return ", ".join(label(word) for word in words) + (f": {names}" if names else "")
+
+
+def _told(
+    finding: Finding,
+    evidence: Evidence,
+    statement: str,
+    named: Sequence[FaultText],
+    ran: Sequence[str],
+    line: CandidateLine | None,
+) -> Told:
+    one = named[0] if len(named) == 1 else FaultText(name=listed([fault.name for fault in named], last="or", most=3))
+    facts = () if line is None else tuple((name, line.facts[name]) for name in _FACTS if name in line.facts)
+    return Told(
+        candidate=finding.candidate if line is None else line.adapter,
+        version="" if line is None else line.version,
+        requirement=finding.requirement,
+        dtype=finding.dtype,
+        statement=statement,
+        fault=one.name,
+        wrong=one.statement,
+        equation=one.equation,
+        right=one.right,
+        place=place_text(evidence),
+        figures=figures_text(evidence),
+        paths=ran[:_PATHS],
+        facts=facts,
+        largest=evidence.largest_difference,
+    )
 
 
 def fault_text(name: str, known: dict[str, FaultText]) -> FaultText:

@@ -23,6 +23,8 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unsuppor
 _MOST: Final = 6
 _FEW: Final = 3
 _LINES: Final = 4
+Key: TypeAlias = tuple[str, str, str]
+"""Candidate, requirement and dtype of a finding."""
 Tone: TypeAlias = Literal["diverges", "inconclusive", "agrees", "unsupported"]
 TONES: Final[dict[Kind, Tone]] = {
     "regressed": "diverges",
@@ -42,6 +44,7 @@ MEANINGS: Final[dict[Kind, str]] = {
     "new": "there is nothing to hold it against",
     "unchanged": "it is as it was",
 }
+_SAID: Final[dict[Kind, str]] = {"changed": "wrong in another way", "gone": "not offered any more"}
 _ANSWERS: Final[dict[Answer, tuple[str, Tone]]] = {
     "safe": ("Safe", "agrees"),
     "regressed": ("Regressed", "diverges"),
@@ -55,6 +58,7 @@ class ChangeRow:
     """Changes of one variant and requirement of which the same is to be said.
 
     cause: the fault that came or went, "" where none is named; aside: "does not decide", or "".
+    before_key, after_key: the first finding of each side, None where it has none.
     """
 
     kind: Kind
@@ -67,6 +71,8 @@ class ChangeRow:
     after: str
     why: str
     aside: str
+    before_key: Key | None
+    after_key: Key | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +101,7 @@ class GateText:
     """The gate's section of a report."""
 
     answer: str
+    title: str
     tone: Tone
     before: str
     after: str
@@ -116,6 +123,7 @@ def gate_text(record: Record, outcome: Outcome) -> GateText:
     counts = tuple((kind, TONES[kind], amount, MEANINGS[kind]) for kind in KINDS if (amount := len(outcome.of(kind))))
     return GateText(
         answer=title,
+        title=f"{_move(outcome)}: {sentence(outcome)}",
         tone="diverges" if outcome.problems else tone,
         before=_side(outcome, before=True),
         after=_side(outcome, before=False),
@@ -157,6 +165,31 @@ def _never_up(finding: Finding | None) -> bool:
 def _exits(incidents: Iterable[Incident]) -> Iterable[Incident]:
     """Workers that broke after every result was delivered: told, and nothing else."""
     return (incident for incident in incidents if "after delivering every result" in incident.what)
+
+
+def _move(outcome: Outcome) -> str:
+    """Both sides in a few words: ``mlx 0.31.1 -> 0.32.4`` where one framework moves between two releases."""
+    before, after = (label(side).partition("==") for side in (outcome.gate.before, outcome.gate.after))
+    arrow = "\N{RIGHTWARDS ARROW}"
+    if not outcome.gate.source and before[0] == after[0] and before[2] and after[2]:
+        return f"{before[0]} {before[2]} {arrow} {after[2]}"
+    return f"{_side(outcome, before=True)} {arrow} {_side(outcome, before=False)}"
+
+
+def sentence(outcome: Outcome) -> str:
+    """The answer, and how many requirements changed: ``safe; 1 requirement fixed``."""
+    told: list[str] = [] if outcome.answer == "regressed" else [outcome.answer]
+    for kind in KINDS:
+        for decides in (True, False):
+            names = {change.requirement for change in outcome.of(kind, decides=decides)}
+            if names and kind != "unchanged":
+                aside = "" if decides else ", which does not decide" if len(names) == 1 else ", which do not decide"
+                told.append(f"{count(len(names), 'requirement')} {_SAID.get(kind, kind)}{aside}")
+    if told == [outcome.answer]:
+        told.append("nothing changed")
+    if outcome.problems:
+        told.append("the list of known divergences does not hold")
+    return "; ".join(told)
 
 
 def _side(outcome: Outcome, *, before: bool) -> str:
@@ -323,6 +356,10 @@ def _short(finding: Finding | None) -> str:
             return phrase(finding)
 
 
+def _key(finding: Finding | None) -> Key | None:
+    return None if finding is None else (finding.candidate, finding.requirement, finding.dtype)
+
+
 def rows(outcome: Outcome) -> tuple[ChangeRow, ...]:
     """Everything that is not unchanged, dtypes of one requirement together.
 
@@ -355,6 +392,8 @@ def _row(own: Sequence[Change]) -> ChangeRow:
         after=after,
         why=label(why),
         aside="" if first.decides else "does not decide",
+        before_key=_key(first.before),
+        after_key=_key(first.after),
     )
 
 

@@ -15,13 +15,14 @@ from importlib import resources
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from conformance.ratio import LEVEL
 from conformance.record import Record
-from conformance.report import chart, speed_chart
+from conformance.report import chart, heat, speed_chart
 from conformance.report.bench import make_speed, make_speed_page
 from conformance.report.speed import is_benchmark
+from conformance.report.terms import differing
 from conformance.report.view import make_page
 from conformance.report.wording import block, exact, number, share, visible
 
@@ -48,6 +49,7 @@ def render_html(record: Record) -> str:
         "base-uri 'none'; form-action 'none'",
         chart_size=(chart.WIDTH, chart.HEIGHT),
         chart_edges=(chart.LEFT, chart.WIDTH - chart.RIGHT, chart.TOP, chart.HEIGHT - chart.BOTTOM),
+        heat_edges=(heat.LEFT, heat.TOP),
         gauge_size=(chart.GAUGE_WIDTH, chart.GAUGE_BOUND),
     )
 
@@ -64,7 +66,14 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"num": _num, "exactly": _exactly, "share": _share, "block": block, "breakable": _breakable}
+    environment.filters |= {
+        "num": _num,
+        "exactly": _exactly,
+        "share": _share,
+        "block": block,
+        "breakable": _breakable,
+        "differing": _differing,
+    }
     return environment
 
 
@@ -100,6 +109,13 @@ def _breakable(name: str) -> Markup:
     """A name that may be broken where a reader would break it."""
     pieces = re.split(r"(?<=[_:=@/-])(?=[^_:=@/-])", visible(name))
     return Markup("<wbr>").join(pieces)
+
+
+def _differing(text: str, other: str) -> Markup:
+    """An equation with the terms marked that another one does not have."""
+    marked = Markup('<mark class="term">{}</mark>')
+    pieces = (marked.format(piece) if differs else escape(piece) for piece, differs in differing(text, other))
+    return Markup().join(pieces)
 
 
 @cache

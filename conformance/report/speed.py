@@ -237,14 +237,14 @@ def share_text(side: BenchSide) -> str:
             return ""
 
 
-def remark(side: BenchSide, batch: int) -> str:
+def remarks(side: BenchSide, batch: int) -> tuple[str, ...]:
     """What else a reader must know of a side: parameters at zero, and rows that were not judged."""
     told = []
     if side.zeroed:
         told.append(f"with {listed([label(name) for name in side.zeroed], most=4)} at zero: it has no place for it")
     if 0 < side.rows < batch:
         told.append(f"{side.rows} of {batch} rows judged")
-    return "; ".join(told)
+    return tuple(told)
 
 
 def shape_words(line: Measured) -> str:

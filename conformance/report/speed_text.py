@@ -13,12 +13,13 @@ from rich.text import Text
 from conformance.record import BenchLine, Record, ScanLine
 from conformance.report.bench import published_text, scan_remarks
 from conformance.report.speed import (
+    Conclusion,
     Kind,
     conclusion,
     crowded,
     measured,
     ratio_text,
-    remark,
+    remarks,
     shape_words,
     short,
     speed_problems,
@@ -26,7 +27,7 @@ from conformance.report.speed import (
     spread_text,
     time_text,
 )
-from conformance.report.wording import label
+from conformance.report.wording import label, listed
 
 _STYLES: Final[dict[Kind, str]] = {
     "faster": "green",
@@ -69,10 +70,10 @@ def print_speed(record: Record, console: Console, writer: Writer) -> None:
 
 
 def _table(headings: Sequence[str]) -> Table:
+    """A table in which names give way when it is too narrow, never what is told of them."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for place, heading in enumerate(headings):
-        last = place == len(headings) - 1
-        table.add_column(heading, overflow="fold", ratio=1 if last else None, no_wrap=not last)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading != "side")
     return table
 
 
@@ -84,13 +85,13 @@ def _comparison(line: BenchLine, console: Console, writer: Writer) -> None:
         writer.line("")
         return
     table = _table(("side", "a call [quartiles]", "times faster [95 %]", "CPU", ""))
-    notes = []
+    notes: dict[str, list[str]] = {}
     for side in line.sides:
         told, name = conclusion(line, side), label(side.candidate) + (" again" if side.control else "")
-        more = remark(side, line.shape[0])
         explained = told.text if told.kind in _EXPLAINED or told.ratio is None else ""
-        if told.kind != "baseline" and (explained or more):
-            notes.append(f"{name}: {'; '.join(text for text in (explained, more) if text)}")
+        for text in (explained, *remarks(side, line.shape[0])):
+            if told.kind != "baseline" and text:
+                notes.setdefault(text, []).append(name)
         table.add_row(
             writer.text(name),
             writer.text(spread_text(spread_of(side))),
@@ -99,13 +100,19 @@ def _comparison(line: BenchLine, console: Console, writer: Writer) -> None:
             writer.text(short(told), _STYLES[told.kind]),
         )
     console.print(table)
-    for note in notes:
-        writer.line(note, "dim", indent=2)
+    for text, names in notes.items():
+        writer.line(f"{listed(names)}: {text}", "dim", indent=2)
     if line.published is not None:
         writer.line(published_text(line), "dim", indent=2)
     how = "; ".join(text for text in (label(line.ended), crowded(line)) if text)
     writer.line(f"{how}." if how else "", "dim", indent=2)
     writer.line("")
+
+
+def _against(told: Conclusion) -> str:
+    """A conclusion in a word or two, with its ratio where it is one."""
+    times = ratio_text(told.ratio).partition(" ")[0]
+    return f"{times} {short(told)}" if told.kind in ("faster", "slower") else short(told)
 
 
 def _groups(scans: Sequence[ScanLine]) -> dict[str, list[ScanLine]]:
@@ -119,7 +126,7 @@ def _groups(scans: Sequence[ScanLine]) -> dict[str, list[ScanLine]]:
 
 def _scan(title: str, own: Sequence[ScanLine], console: Console, writer: Writer) -> None:
     writer.line(f"Scanning a cell: {title}", "bold")
-    table = _table(("T", "side", "trace", "compile", "characters", "a call", "faster", ""))
+    table = _table(("T", "side", "trace", "compile", "characters", "a call", "result"))
     for line in own:
         for place, side in enumerate(line.sides):
             told, found, costs = conclusion(line, side), spread_of(side), side.costs
@@ -130,10 +137,9 @@ def _scan(title: str, own: Sequence[ScanLine], console: Console, writer: Writer)
                 writer.text("" if costs is None else time_text(costs.compile_seconds)),
                 writer.text("" if costs is None else f"{costs.characters:,}"),
                 writer.text("" if found is None else time_text(found.median)),
-                writer.text(ratio_text(told.ratio).partition(" ")[0], _STYLES[told.kind]),
-                writer.text(short(told), _STYLES[told.kind]),
+                writer.text(_against(told), _STYLES[told.kind]),
             )
     console.print(table)
-    for text in dict.fromkeys(scan_remarks(own)):
+    for text in scan_remarks(own):
         writer.line(text, "dim", indent=2)
     writer.line("")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -15,7 +16,7 @@ from conformance.gate import outcome as gated
 from conformance.known import check_known
 from conformance.record import Finding, Incident, Record, Trial
 from conformance.report.divergence import CauseText, FaultText, make_alike, make_divergence
-from conformance.report.gate import GateText, gate_text
+from conformance.report.gate import GateText, Key, gate_text
 from conformance.report.grouping import cells, parts, places, spoken
 from conformance.report.known import known_sentence, problem_text
 from conformance.report.notes import Note, Section, make_notes
@@ -54,6 +55,8 @@ WORDS: Final[dict[Outcome, tuple[str, str]]] = {
 }
 """Every outcome with its symbol and its meaning."""
 
+_SPOKEN: Final[dict[str, str]] = {"untested": "no finding"}
+
 FULL: Final = 60
 """At most so many divergences are shown in full; the others in short."""
 _INCIDENTS: Final = 200
@@ -62,8 +65,6 @@ _FEW: Final = 6
 """Up to so many rows of one cell are shown unfolded, whatever they hold."""
 _SHORT: Final = 40
 """Longer tables are folded."""
-
-Key: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,8 @@ class CandidateRow:
     version: str
     environment: str
     facts: tuple[tuple[str, str], ...]
+    ran: str
+    device: str
     outcome: Outcome
     sums: tuple[Sum | None, ...]
 
@@ -119,6 +122,24 @@ class MatrixRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A candidate's column. key, framework: what the filter calls the candidate and its framework."""
+
+    name: str
+    key: str
+    framework: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """One choice by which checks are shown: options are pairs of value and text, of groups under a heading or ""."""
+
+    name: str
+    label: str
+    groups: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellBlock:
     """The part of the matrix about one cell. shown: the rows to see at once; folded: those on which all is fine."""
 
@@ -126,7 +147,7 @@ class CellBlock:
     name: str
     text: str
     opened: bool
-    candidates: tuple[str, ...]
+    candidates: tuple[Column, ...]
     shown: tuple[MatrixRow, ...]
     folded: tuple[MatrixRow, ...]
 
@@ -183,7 +204,8 @@ class Clauses:
 class Page:
     """The whole report. beside: what is not fine on requirements that do not decide; gate: None where it is no gate's.
 
-    known: whether the list of known divergences holds, "" where the run is held to none.
+    known: whether the list of known divergences holds, "" where the run is held to none. tested: figures with their
+    names and what is to be added; made: when, from what seed, by which command. details: anchors of findings.
     """
 
     headline: str
@@ -191,7 +213,8 @@ class Page:
     warnings: tuple[str, ...]
     beside: tuple[str, ...]
     levels: str
-    tested: tuple[tuple[str, str], ...]
+    tested: tuple[tuple[str, str, str], ...]
+    made: tuple[tuple[str, str], ...]
     could_not: tuple[tuple[str, str], ...]
     common: tuple[tuple[str, str], ...]
     candidates: tuple[CandidateRow, ...]
@@ -210,6 +233,8 @@ class Page:
     footer: str
     unasked: str
     words: tuple[tuple[Outcome, str, str], ...]
+    filters: tuple[Filter, ...]
+    details: Mapping[Key, str]
     gate: GateText | None
     known: str
     known_problems: tuple[str, ...]
@@ -258,6 +283,14 @@ class _Builder:
             }
             for number_of_cell, (cell, entries) in enumerate(sorted(record.header.faults.items()), start=1)
         }
+        frameworks = list(dict.fromkeys(_framework(result) for result in self.results))
+        self.columns = {
+            result.name: Column(
+                name=label(result.name), key=f"c{place}", framework=f"f{frameworks.index(_framework(result))}"
+            )
+            for place, result in enumerate(self.results)
+        }
+        self.frameworks = tuple((f"f{place}", f"every {name}") for place, name in enumerate(frameworks))
         self.sets: dict[tuple[str, frozenset[str]], FaultSet] = {}
         self.recorded = {id(finding) for finding in record.findings}
         self.trials: dict[Key, list[Trial]] = {}
@@ -282,6 +315,7 @@ class _Builder:
             beside=(*told[:_BESIDE], *([f"{len(told) - _BESIDE} more below"] if len(told) > _BESIDE else [])),
             levels=self._which_decide(),
             tested=self._tested([agreement for group in agreements for agreement in group.checks]),
+            made=self._made(),
             could_not=self._could_not(),
             common=_facts(common),
             candidates=tuple(self._row(result, common, ran) for result in self.results),
@@ -299,7 +333,29 @@ class _Builder:
             clauses=tuple(self._clauses()),
             footer=self._footer(),
             unasked="no finding" if record.problem else "not asked",
+            filters=self._filters(),
+            details={(f.candidate, f.requirement, f.dtype): self.anchors[id(f)] for f in self.findings},
             words=tuple((outcome, *WORDS[outcome]) for outcome in WORDS),
+        )
+
+    def _filters(self) -> tuple[Filter, ...]:
+        """The choices that leave something to choose from."""
+        columns = tuple((column.key, column.name) for column in self.columns.values())
+        seen = {outcome_of(finding.verdict) for finding in self.findings}
+        dtypes = dict.fromkeys(_dtype(finding.dtype) for finding in self.findings)
+        levels_ = dict.fromkeys(one.level for one in self.requirements.values())
+        alike = len(self.frameworks) < len(columns)
+        found = (
+            ("candidate", "Candidate", (*((("Framework", self.frameworks),) if alike else ()), ("Candidate", columns))),
+            ("cell", "Cell", (("", tuple((b, spoken(b)) for b in self.cells)),)),
+            ("verdict", "Verdict", (("", tuple((o, _SPOKEN.get(o, o)) for o in WORDS if o in seen)),)),
+            ("dtype", "dtype", (("", tuple((name, name) for name in dtypes)),)),
+            ("level", "Level", (("", tuple((name, name) for name in sorted(levels_))),)),
+        )
+        return tuple(
+            Filter(name=name, label=text, groups=groups)
+            for name, text, groups in found
+            if sum(len(options) for _, options in groups) > 1
         )
 
     def known(self, requirement: str) -> dict[str, FaultText]:
@@ -318,7 +374,9 @@ class _Builder:
             title="" if line is None else label(line.title),
             version=version_of(result),
             environment="its worker never came up" if line is None else label(line.environment),
-            facts=(("ran", what_ran(ran[result.name])), *_facts(own)) if result.name in ran else _facts(own),
+            facts=_facts(own),
+            ran=what_ran(ran[result.name]) if result.name in ran else "nothing",
+            device="unknown" if line is None else label(line.facts.get("device", "not told")),
             outcome=result.outcome,
             sums=tuple(
                 Sum(outcome=overall(found), parts=parts(found), anchor=f"c{index}") if found else None
@@ -346,7 +404,7 @@ class _Builder:
             name=spoken(cell),
             text=text,
             opened=failing > 0 or len(self.cells) == 1,
-            candidates=tuple(label(name) for name in asked),
+            candidates=tuple(self.columns[name] for name in asked),
             shown=tuple(row for row, all_fine in zip(rows, fine, strict=True) if not (fold and all_fine)),
             folded=tuple(row for row, all_fine in zip(rows, fine, strict=True) if fold and all_fine),
         )
@@ -373,8 +431,8 @@ class _Builder:
         first = lines[0].facts
         return {k: v for k, v in first.items() if all(line.facts.get(k) == v for line in lines)}
 
-    def _tested(self, agreements: Sequence[Agreement]) -> tuple[tuple[str, str], ...]:
-        header, footer = self.record.header, self.record.footer
+    def _tested(self, agreements: Sequence[Agreement]) -> tuple[tuple[str, str, str], ...]:
+        """How much: every figure with what is to be added to it."""
         findings = self.findings
         dtypes = dict.fromkeys(label(f.dtype) for f in findings if not isinstance(f.verdict, Unsupported))
         phases = [
@@ -386,27 +444,34 @@ class _Builder:
         trials = count(tried, "trial") + (f" ({', '.join(phases)})" if phases else "")
         numbers = sum(v.compared if isinstance(v, Agrees) else 0 for v in (core(f.verdict) for f in findings))
         numbers += sum(v.evidence.compared for _, v in diverging(findings))
-        items = [
-            ("Candidates", str(len(self.results))),
-            ("Requirements", f"{len(self.requirements)}, in {listed(list(dtypes)) or 'no dtype'}"),
-            ("Checks", f"{len(findings)}, by {trials}"),
-            ("Numbers compared", f"{numbers:,}"),
-            ("Faults ruled out", self._ruled_out(agreements)),
-            ("Seed", f"{header.seed}, {count(header.examples, 'generated case')} per check"),
+        cases = len({trial.case.digest for trial in self.record.trials})
+        return (
+            ("Candidates", str(len(self.results)), f"of {count(len(self.frameworks), 'framework')}"),
+            ("Requirements", str(len(self.requirements)), f"in {listed(list(dtypes)) or 'no dtype'}"),
+            ("Checks", f"{len(findings):,}", f"by {trials}"),
+            ("Cases", f"{cases:,}", "different ones, digest by digest"),
+            ("Numbers compared", f"{numbers:,}", "each against a bound of its own"),
+            ("Faults ruled out", *self._ruled_out(agreements)),
+        )
+
+    def _made(self) -> tuple[tuple[str, str], ...]:
+        """When and how the record came about."""
+        header, footer = self.record.header, self.record.footer
+        return (
             ("Started", label(header.started)),
             ("Finished", "did not finish" if footer is None else label(footer.finished)),
+            ("Seed", f"{header.seed}, {count(header.examples, 'generated case')} per check"),
             ("Harness", f"rnn-conformance {label(header.harness)}"),
             ("Command", visible(shlex.join(["rnn-conformance", *map(label, header.arguments)]))),
-        ]
-        return tuple(items)
+        )
 
-    def _ruled_out(self, agreements: Sequence[Agreement]) -> str:
+    def _ruled_out(self, agreements: Sequence[Agreement]) -> tuple[str, str]:
         amounts = sorted({len(agreement.faults.faults) for agreement in agreements})
         if not amounts:
-            return "none: no check agrees"
+            return "none", "no check agrees"
         span = f"{amounts[0]}" if len(amounts) == 1 else f"{amounts[0]} to {amounts[-1]}"
         whole = all(agreement.open == "none" for agreement in agreements)
-        return f"{span} per agreeing check" + (", every one that could show" if whole else "")
+        return span, "per agreeing check" + (", every one that could show" if whole else "")
 
     def _could_not(self) -> tuple[tuple[str, str], ...]:
         """What the record leaves open, each with the anchor of its section."""
@@ -436,7 +501,11 @@ class _Builder:
         if len(places) > 10:
             items.append((f"{len(places) - 10} more candidates with parameters they cannot hold", "unrepresentable"))
         if by_outcome["unsupported"]:
-            items.append((f"{self._checks(by_outcome['unsupported'])} declared unsupported", "unsupported"))
+            what = dict.fromkeys(
+                label(f.verdict.what) for f in by_outcome["unsupported"] if isinstance(f.verdict, Unsupported)
+            )
+            told = f" ({listed(list(what), most=4)})" if what else ""
+            items.append((f"{self._checks(by_outcome['unsupported'])} declared unsupported{told}", "unsupported"))
         if self.record.incidents:
             items.append((f"{count(len(self.record.incidents), 'incident')} with workers", "broken"))
         return tuple(items)
@@ -475,6 +544,7 @@ class _Builder:
             together="" if cause.faults else cause.name,
             known=self.known(finding.requirement),
             trials=self.trials.get((finding.candidate, finding.requirement, finding.dtype), []),
+            line=next((r.line for r in self.results if r.name == finding.candidate), None),
             full=full,
             finished=id(finding) in self.recorded,
         )
@@ -549,6 +619,11 @@ class _Builder:
         lines = count(self.record.lines, "line")
         state = self.record.problem or "complete"
         return f"Made from {label(self.record.path)} ({lines}, {label(state)}) and from nothing else."
+
+
+def _framework(result: Result) -> str:
+    """The adapter, which stands for a framework."""
+    return label(re.split("[:=@]", result.name, maxsplit=1)[0] if result.line is None else result.line.adapter)
 
 
 def _dtype(name: str) -> str:
