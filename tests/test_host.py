@@ -158,7 +158,7 @@ def test_a_worker_killed_by_hand_is_noted_and_replaced(miniature: MiniatureOf) -
     with Watched(miniature("hang"), seconds=30) as watched:
 
         def kill() -> None:
-            while watched.host.pid is None:
+            while not watched.facts:  # it has started, however long that took
                 time.sleep(0.01)
             time.sleep(0.5)
             os.kill(watched.host.pid, signal.SIGKILL)
