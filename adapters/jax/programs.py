@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ LAYOUT = 1
 # The oldest release for which a program that was loaded was shown to give the bits of one that was compiled.
 OLDEST = (0, 10)
 DISTRIBUTIONS = ("jax", "jaxlib", "flax")
+LIBRARY = re.compile(r"\.(so|dylib|pyd|dll)(\.|$)")
 # Environment variables that compilers and their libraries read.
 PREFIXES = ("JAX_", "XLA_", "TF_", "LLVM_", "EIGEN_", "NPROC", "OMP_", "OPENBLAS_", "MKL_", "VECLIB_", "LD_")
 # What a processor says of itself, without its present frequency.
@@ -92,8 +94,10 @@ def build_of(name: str) -> list[Any]:
     except PackageNotFoundError:
         return []
     record = found.read_text("RECORD") or ""
+    spec = find_spec(name)  # a checkout is imported from elsewhere than where its record lies
+    places = [] if spec is None else spec.submodule_search_locations or []
     libraries = []
-    for file in sorted(Path(str(found.locate_file(name))).rglob("*.so*")):
+    for file in sorted(file for place in places for file in Path(place).rglob("*") if LIBRARY.search(file.name)):
         facts = file.stat()
         libraries.append([file.name, facts.st_size, facts.st_mtime_ns])
     return [found.version, hashlib.sha256(record.encode()).hexdigest(), libraries]

@@ -231,7 +231,6 @@ class Rebuilt:
     def __init__(self, name): self.real = distribution(name)
     version = property(lambda self: self.real.version)
     def read_text(self, name): return self.real.read_text(name) + "rebuilt"
-    def locate_file(self, name): return self.real.locate_file(name)
 
 def rebuilt(which): return lambda name: Rebuilt(name) if name == which else distribution(name)
 processor, build_of = programs.processor, programs.build_of
