@@ -161,11 +161,7 @@ def test_a_worker_killed_by_hand_is_noted_and_replaced(miniature: MiniatureOf) -
     with Watched(miniature("hang"), seconds=30) as watched:
 
         def kill() -> None:
-<<<<<<< HEAD
-            while not watched.host.version:  # killed before that, it would not have started
-=======
             while not watched.facts:  # it has started, however long that took
->>>>>>> programs
                 time.sleep(0.01)
             time.sleep(0.5)
             pid = watched.host.pid
