@@ -642,13 +642,7 @@ def gradient_deviation(
 
 
 def _explains(case: Case, observed: Observed, fault: Fault | GradientFault | None) -> bool:
-    """Whether `_share` is at most 1: most hypotheses are far off, and one look tells."""
-    try:
-        if fault is None or not compare_gradients(case, observed, fault, roughly=True).explains:
-            return False
-    except SpecError:
-        return False
-    return _share(case, observed, fault) <= 1.0
+    return fault is not None and _share(case, observed, fault) <= 1.0
 
 
 def _outdone(name: str, told: Sequence[str]) -> bool:
@@ -677,8 +671,15 @@ def _known(case: Case) -> dict[str, Fault | GradientFault]:
 
 
 def _share(case: Case, observed: Observed, fault: Fault | GradientFault) -> float:
-    """The largest share of the fault's own bound; NaN where its gradient is not known here."""
+    """The largest share of the fault's own bound; NaN where its gradient is not known here.
+
+    Where the rigorous bound alone rules the fault out it is the share of that one, which is not above the other: most
+    hypotheses are far off, and calibrating the bound that judges is what costs.
+    """
     try:
+        roughly = compare_gradients(case, observed, fault, roughly=True)
+        if not roughly.explains:
+            return roughly.worst
         comparison = compare_gradients(case, observed, fault)
     except SpecError:
         return np.nan
