@@ -30,7 +30,7 @@ from conformance.bisect import State
 from conformance.discover import PACKAGE, data_folder
 from conformance.environments import cache_root, prune
 from conformance.errors import ConformanceError, EnvironmentUnavailable, RecordError
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.record import Finding, Footer, Line, Record, RecordWriter, Trial, read_record
 from conformance.run import Silent, header, run

@@ -21,7 +21,7 @@ from typing import Final, Literal, assert_never
 
 from conformance.candidate import Adapter, parse_spec
 from conformance.errors import ConformanceError, SpecError
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.kept import Failure, Kept
 from conformance.plan import Group, candidates_for, plan
 from conformance.record import CandidateLine, Line, Trial

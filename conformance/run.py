@@ -22,7 +22,8 @@ from conformance import __version__
 from conformance.behaviours import BEHAVIOURS
 from conformance.case import Evaluation
 from conformance.errors import ConformanceError, EnvironmentUnavailable
-from conformance.examine import Settings, examine
+from conformance.examination import Settings
+from conformance.examine import examine
 from conformance.faults import CATALOGUE
 from conformance.gradient_faults import gradient_catalogue
 from conformance.host import Host

@@ -23,7 +23,7 @@ from conformance.candidate import parse_spec
 from conformance.cli import main
 from conformance.discover import find_adapters
 from conformance.environments import list_environments
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
 from conformance.record import read_record
 from conformance.requirement import REQUIREMENTS

@@ -17,7 +17,7 @@ from conformance.case import Case
 from conformance.cells import cell_named
 from conformance.compare import Observed, together
 from conformance.errors import CaseError, RecordError
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.faults import catalogue
 from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block, observed_of, planted

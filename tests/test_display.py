@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from conformance.display import Display, Lines
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.plan import Candidate, plan
 from conformance.record import Finding, Incident
 from conformance.requirement import REQUIREMENTS

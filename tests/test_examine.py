@@ -11,7 +11,8 @@ import pytest
 
 from conformance.case import Case, case_from_json
 from conformance.compare import Observed
-from conformance.examine import Settings, examine
+from conformance.examination import Settings
+from conformance.examine import examine
 from conformance.faults import catalogue
 from conformance.host import Host, Interrupted, Observation
 from conformance.judge import planted

@@ -23,7 +23,7 @@ from conformance.candidate import Spec
 from conformance.cli import main
 from conformance.discover import read_adapter
 from conformance.errors import EnvironmentUnavailable
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.merge import write_record
 from conformance.plan import candidates_for, plan
 from conformance.record import Record, read_record

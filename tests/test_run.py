@@ -17,7 +17,7 @@ import pytest
 from conformance.candidate import Declared
 from conformance.case import case_from_json
 from conformance.discover import read_adapter
-from conformance.examine import MAX_BROKEN_IN_A_ROW, Settings
+from conformance.examination import MAX_BROKEN_IN_A_ROW, Settings
 from conformance.judge import visible_faults
 from conformance.plan import Candidate, Spec, candidates_for, plan
 from conformance.process import LAUNCH

@@ -8,7 +8,7 @@ import pytest
 
 from conformance.candidate import Spec
 from conformance.discover import find_adapters, read_adapter
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.judge import visible_faults
 from conformance.plan import Candidate, plan
 from conformance.record import Finding

@@ -15,7 +15,7 @@ from conformance.case import Case
 from conformance.cli.recording import keeper, new_record, now
 from conformance.cli.root import EXIT_CODES, main, reported
 from conformance.errors import ConformanceError
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.inputs import read_case
 from conformance.own_cell import (
     CELLS,

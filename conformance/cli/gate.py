@@ -32,7 +32,7 @@ from conformance.cli.recording import (
 from conformance.cli.root import adapter_option, main, reported
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
 from conformance.record import Footer, Line, RecordWriter, read_record
 from conformance.record import Gate as GateLine

@@ -22,7 +22,7 @@ from conformance.cli.recording import (
 )
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
 from conformance.releases import Listing, parse_span, releases
 from conformance.requirement import select_requirements

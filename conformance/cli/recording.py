@@ -17,7 +17,7 @@ from rich.console import Console
 from conformance.case import Case
 from conformance.display import Display, Lines
 from conformance.errors import ConformanceError, RecordError, SpecError
-from conformance.examine import slug
+from conformance.example import slug
 from conformance.kept import Failure, write_kept
 from conformance.plan import Group
 from conformance.record import Record

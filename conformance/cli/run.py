@@ -35,7 +35,7 @@ from conformance.cluster import on_cluster
 from conformance.discover import find_adapters
 from conformance.environments import cache_root
 from conformance.errors import SpecError
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.order import ordered

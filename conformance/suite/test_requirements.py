@@ -15,7 +15,9 @@ from conformance.candidate import parse_spec
 from conformance.case import Case
 from conformance.discover import find_adapters, load_faults
 from conformance.errors import ConformanceError
-from conformance.examine import Settings, examine, slug
+from conformance.examination import Settings
+from conformance.examine import examine
+from conformance.example import slug
 from conformance.host import Host
 from conformance.kept import Failure, write_kept
 from conformance.plan import Group, beside, candidates_for, interpreter_of, plan

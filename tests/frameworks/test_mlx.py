@@ -16,7 +16,7 @@ from conformance.candidate import Spec
 from conformance.case import Case, Initial
 from conformance.cells import cell_named
 from conformance.discover import find_adapters
-from conformance.examine import Settings
+from conformance.examination import Settings
 from conformance.exchange import Observation
 from conformance.host import Host
 from conformance.judge import judge

@@ -1,0 +1,286 @@
+"""The state of one group while its cases are tried: what is run, judged, counted and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from conformance.block import Block
+from conformance.campaign import CHUNK, Campaign
+from conformance.case import Case
+from conformance.compare import Observed, together
+from conformance.exchange import Observations
+from conformance.gradient import judge_gradients
+from conformance.host import Host
+from conformance.judge import (
+    TrialVerdict,
+    judge,
+    judge_block,
+)
+from conformance.kept import Failure
+from conformance.plan import Group
+from conformance.process import Interrupted
+from conformance.record import BlockLine, CaseSummary, Incident, Line, Trial
+from conformance.record import Phase as TrialPhase
+from conformance.relation import Pair, judge_relation
+from conformance.requirement import GRADIENT, REFERENCE
+from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
+
+# After so many cases in a row without an observation the rest of a group is not tried.
+MAX_BROKEN_IN_A_ROW: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run depends on.
+
+    examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
+    shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept
+        failures, None to keep none; remembered: try only the failures of one group that this folder holds; keep:
+        writes a case file and returns its path; campaign: further cases, in blocks.
+    """
+
+    examples: int
+    seed: int
+    wide: bool = False
+    shrink: bool = True
+    only: Case | None = None
+    database: Path | None = None
+    remembered: Path | None = None
+    keep: Callable[[Group, Case, Failure], Path] | None = None
+    campaign: Campaign | None = None
+    stopped: Callable[[], bool] = field(default=lambda: False)
+
+
+class NotObserved(Exception):
+    """The candidate broke, or ran another path: a verdict of its own."""
+
+    def __init__(self, verdict: Broken | Inconclusive) -> None:
+        super().__init__()
+        self.verdict = verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A judged case. shown: what a divergence is shown on, None without an observation; path: the last one attested."""
+
+    case: Case
+    verdict: TrialVerdict
+    shown: Pair | None
+    path: str
+    seconds: float | None
+
+    @property
+    def failure(self) -> Failed | None:
+        """The divergence, if it is one."""
+        if isinstance(self.verdict, Diverges) and self.shown is not None:
+            return Failed(judged=self, verdict=self.verdict, shown=self.shown)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A divergence: the case that was drawn, and what of it (a detour, perhaps) shows it."""
+
+    judged: Judged
+    verdict: Diverges
+    shown: Pair
+
+
+NOTHING_OBSERVED: Final = Observed(outputs=np.zeros((0, 0, 0)), final_state=np.zeros((0, 0)))
+
+
+@dataclass(slots=True)
+class Examination:
+    """The state of one group while its cases are tried."""
+
+    group: Group
+    host: Host
+    settings: Settings
+    emit: Callable[[Line], None]
+    remaining: set[str]
+    verdicts: list[TrialVerdict] = field(default_factory=list)
+    trials: int = 0
+    seconds: float = 0.0
+    broken_in_a_row: int = 0
+    path: str = ""
+    latest: Observed = field(default=NOTHING_OBSERVED)
+
+    def judged(self, case: Case, *, remaining: frozenset[str] | None = None) -> Judged:
+        """Run and judge one case; nothing is recorded. remaining: the faults to be ruled out, if not those left."""
+        wanted = frozenset(self.remaining) if remaining is None else remaining
+        case = self.group.candidate.variant.declared(case)
+        relation = self.group.requirement.relation
+        before = self.seconds
+        try:
+            if relation in (REFERENCE, GRADIENT):
+                observed = self.run(case)
+                ask = judge if relation == REFERENCE else judge_gradients
+                verdict, shown = ask(case, observed, wanted), Pair(case=case, observed=observed)
+            else:
+                verdict, pair = judge_relation(relation, case, self.run, wanted)
+                shown = pair or Pair(case=case, observed=self.latest)
+        except NotObserved as nothing:
+            return Judged(case=case, verdict=nothing.verdict, shown=None, path=self.path, seconds=None)
+        return Judged(case=case, verdict=verdict, shown=shown, path=self.path, seconds=self.seconds - before)
+
+    def run(self, case: Case) -> Observed:
+        """Have the candidate run one case; NotObserved where it breaks, or where another path ran."""
+        if self.settings.stopped():
+            raise Interrupted
+        answer = self.host.observe(case)
+        if isinstance(answer, Broken):
+            self.path = ""
+            raise NotObserved(answer)
+        self.seconds += answer.seconds
+        self.path, self.latest = answer.path, answer.observed
+        astray = self.astray(case, answer.path)
+        if astray is not None:
+            raise NotObserved(astray)
+        return answer.observed
+
+    def astray(self, case: Case, path: str) -> Inconclusive | None:
+        """What to say where another path ran than the variant declares."""
+        wanted = self.group.candidate.variant.attestable(case.cell, case.initial, case.features)
+        if path in wanted:
+            return None
+        return Inconclusive(why=f"another path ran: {path!r}, wanted {' or '.join(map(repr, wanted))}")
+
+    def trial(self, case: Case, phase: TrialPhase) -> Judged:
+        """Run, judge and record one case."""
+        judged = self.judged(case)
+        self.record(judged, phase)
+        return judged
+
+    def record(self, judged: Judged, phase: TrialPhase, block: int | None = None) -> None:
+        """Count a judged case and append it to the record."""
+        case, verdict = judged.case, judged.verdict
+        self.verdicts.append(verdict)
+        self.trials += 1
+        self.broken_in_a_row = self.broken_in_a_row + 1 if isinstance(verdict, Broken) else 0
+        if isinstance(verdict, Agrees):
+            self.remaining -= verdict.excluded
+        size = case.shape
+        self.emit(
+            Trial(
+                candidate=self.group.candidate.name,
+                requirement=self.group.requirement.name,
+                dtype=case.dtype,
+                phase=phase,
+                case=CaseSummary(
+                    digest=case.digest,
+                    origin=case.origin,
+                    shape=(size.batch, size.time, size.features, size.hidden),
+                    batched=case.batched,
+                    initial=case.initial,
+                ),
+                verdict=verdict,
+                path=judged.path,
+                seconds=judged.seconds,
+                block=block,
+            )
+        )
+
+    def block(self, block: Block, answer: Observations) -> Failed | None:
+        """Judge and record the cases of a block, up to the first that diverges."""
+        places, observed, paths = self._gathered(block, answer)
+        agreeing, worst, compared, judged = 0, 0.0, 0, block.count - len(places)
+        # Asking every case which faults it rules out costs more than all the rest: the first chunk does it, and each of
+        # its blocks for itself, so that it is the same in whichever shard it is.
+        against = set(self.remaining) if block.index < CHUNK else set[str]()
+        before = frozenset(against)
+        failure: Failed | None = None
+        if observed is not None:
+            for row, verdict in enumerate(judge_block(block, places, observed, against)):
+                judged += 1
+                if isinstance(verdict, Agrees):
+                    agreeing += 1
+                    worst, compared = max(worst, verdict.share), compared + verdict.compared
+                    against -= verdict.excluded
+                    continue
+                case = block.case(places[row])
+                shown = Pair(case=case, observed=observed.row(row))
+                trial = Judged(case=case, verdict=verdict, shown=shown, path=paths[row], seconds=None)
+                self.record(trial, "campaign", block.index)
+                if failure := trial.failure:
+                    break
+        size = block.first.shape
+        line = BlockLine(
+            candidate=self.group.candidate.name,
+            requirement=self.group.requirement.name,
+            dtype=self.group.dtype,
+            block=block.index,
+            cases=judged,
+            agreeing=agreeing,
+            excluded=tuple(sorted(before - against)),
+            digest=block.digest,
+            origin=block.origin,
+            shape=(size.batch, size.time, size.features, size.hidden),
+            batched=block.first.batched,
+            initial=block.first.initial,
+            share=worst,
+            compared=compared,
+            path=paths[0] if paths else "",
+            seconds=answer.seconds,
+            diverges=failure is not None,
+        )
+        self.emit(line)
+        self.recall(line)
+        return failure
+
+    def recall(self, line: BlockLine) -> None:
+        """Count the agreeing cases of a block."""
+        if line.agreeing:
+            self.verdicts.append(Agrees(excluded=frozenset(line.excluded), share=line.share, compared=line.compared))
+            self.broken_in_a_row = 0
+        self.trials += line.agreeing
+        self.seconds += line.seconds
+
+    def _gathered(self, block: Block, answer: Observations) -> tuple[list[int], Observed | None, list[str]]:
+        """What was observed of a block, asking one by one for what its answer lacks; what was not is recorded."""
+        if not answer.apart and all(self.astray(block.first, path) is None for path in set(answer.paths)):
+            return list(answer.places), answer.observed, list(answer.paths)
+        own = dict(zip(answer.places, enumerate(answer.paths), strict=True))
+        places, rows, paths, broken = [], [], [], False
+        for place in range(block.count):
+            case = block.case(place)
+            try:
+                if place in own and answer.observed is not None:
+                    row, self.path = own[place]
+                    observed = answer.observed.row(row)
+                    if astray := self.astray(case, self.path):
+                        raise NotObserved(astray)
+                else:
+                    observed = self.run(case)
+            except NotObserved as nothing:
+                broken = broken or isinstance(nothing.verdict, Broken)
+                lost = Judged(case=case, verdict=nothing.verdict, shown=None, path=self.path, seconds=None)
+                self.record(lost, "campaign", block.index)
+                if self.hopeless:
+                    break
+                continue
+            self.broken_in_a_row = 0
+            places.append(place)
+            rows.append(observed)
+            paths.append(self.path)
+        if answer.broken is not None and not broken:
+            died = answer.broken
+            self.emit(
+                Incident(
+                    candidate=self.group.candidate.name,
+                    what=f"{died.message}; one by one its {block.count} cases were all answered",
+                    exit_code=died.exit_code,
+                    signal=died.signal,
+                    stderr_tail=died.stderr_tail,
+                )
+            )
+        return places, together(rows) if rows else None, paths
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the worker has broken so often in a row that trying on tells nothing."""
+        return self.broken_in_a_row >= MAX_BROKEN_IN_A_ROW
