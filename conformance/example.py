@@ -33,7 +33,10 @@ def slug(group: Group) -> str:
 
 
 def example_of(group: Group, chosen: Settings, failure: Failed, version: str) -> Example:
-    """The example of a failed group; what cannot be written of it is left out. version: of the candidate's framework."""
+    """The example of a group that failed; what cannot be written of it is left out.
+
+    version: of the candidate's framework.
+    """
     base, case, observed = failure.judged.case, failure.shown.case, failure.shown.observed
     with np.errstate(over="ignore", invalid="ignore"):
         truth = cell_named(case.cell).run(case)
