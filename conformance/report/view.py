@@ -37,6 +37,7 @@ from conformance.report.outcome import (
     unfound,
 )
 from conformance.report.paths import attested, what_ran
+from conformance.report.sources import source_items
 from conformance.report.wording import block, count, label, listed, share, visible
 from conformance.verdict import Agrees, Unrepresentable, Unsupported, core
 
@@ -394,6 +395,7 @@ class _Builder:
             ("Finished", "did not finish" if footer is None else label(footer.finished)),
             ("Harness", f"rnn-conformance {label(header.harness)}"),
             ("Command", visible(shlex.join(["rnn-conformance", *map(label, header.arguments)]))),
+            *source_items(self.record),
         ]
         return tuple(items)
 
