@@ -282,6 +282,11 @@ def test_a_merged_records_parts_are_in_the_summary() -> None:
     text = text_of(merged, "markdown")
     assert "| a.jsonl | machine of torch:layer, cpu |" in text
     assert "| incomplete: the run did not come to its end |" in text
+    for form in ("text", "html"):
+        told = " ".join(text_of(merged, form).split())
+        assert "From a.jsonl" in told
+        assert "machine of mlx:none, cpu; 1 candidate; seed 20141406" in told
+        assert "incomplete: the run did not come to its end: rnn-conformance run mlx:none -k gru" in told
 
 
 def benchmark() -> Record:

@@ -44,6 +44,7 @@ from conformance.report.outcome import (
     results,
 )
 from conformance.report.paths import attested, what_ran
+from conformance.report.sources import source_items
 from conformance.report.speed import is_benchmark
 from conformance.report.speed_text import print_speed
 from conformance.report.view import version_of
@@ -101,6 +102,7 @@ def print_summary(record: Record, console: Console) -> None:
     _beside(record, all_results, writer)
     _by_cell(all_results, known, writer)
     _ran(record, writer)
+    _merged(record, writer)
     _not_offered(all_results, writer)
     _ruled_out(all_results, known, writer)
     shown = _rows(all_results)
@@ -136,6 +138,16 @@ def _ran(record: Record, writer: _Writer) -> None:
         writer.line("What ran:")
         for name, paths in ran.items():
             writer.line(f"{label(name)}: {what_ran(paths)}", indent=2)
+
+
+def _merged(record: Record, writer: _Writer) -> None:
+    """Where a merged record is from."""
+    items = source_items(record)
+    if items:
+        writer.line("")
+        writer.line(f"Merged from {count(len(record.header.merged), 'record')}:")
+        for name, text in items:
+            writer.line(f"{name}: {text}", indent=2)
 
 
 def _beside(record: Record, all_results: Sequence[Result], writer: _Writer) -> None:

@@ -38,6 +38,7 @@ from conformance.report.outcome import (
     unfound,
 )
 from conformance.report.paths import attested, what_ran
+from conformance.report.sources import source_items
 from conformance.report.wording import block, count, label, listed, share, visible
 from conformance.verdict import Agrees, Unrepresentable, Unsupported, core
 
@@ -445,6 +446,7 @@ class _Builder:
         numbers = sum(v.compared if isinstance(v, Agrees) else 0 for v in (core(f.verdict) for f in findings))
         numbers += sum(v.evidence.compared for _, v in diverging(findings))
         cases = len({trial.case.digest for trial in self.record.trials})
+        cases += sum({line.digest: line.cases for line in blocks}.values())
         return (
             ("Candidates", str(len(self.results)), f"of {count(len(self.frameworks), 'framework')}"),
             ("Requirements", str(len(self.requirements)), f"in {listed(list(dtypes)) or 'no dtype'}"),
@@ -457,12 +459,15 @@ class _Builder:
     def _made(self) -> tuple[tuple[str, str], ...]:
         """When and how the record came about."""
         header, footer = self.record.header, self.record.footer
+        campaign = f"; a campaign of {header.cases:,} cases" if header.cases else ""
+        campaign += f", shard {header.shard[0]} of {header.shard[1]}" if header.shard[1] > 1 else ""
         return (
             ("Started", label(header.started)),
             ("Finished", "did not finish" if footer is None else label(footer.finished)),
-            ("Seed", f"{header.seed}, {count(header.examples, 'generated case')} per check"),
+            ("Seed", f"{header.seed}, {count(header.examples, 'generated case')} per check{campaign}"),
             ("Harness", f"rnn-conformance {label(header.harness)}"),
             ("Command", visible(shlex.join(["rnn-conformance", *map(label, header.arguments)]))),
+            *source_items(self.record),
         )
 
     def _ruled_out(self, agreements: Sequence[Agreement]) -> tuple[str, str]:
