@@ -126,17 +126,6 @@ def adequacy(cell: str, dtype: str, *, complete: bool = True) -> Adequacy:
         name: {requirement.name: _catch(requirement, name, kind, dtype, complete) for requirement in requirements}
         for name, kind in kinds.items()
     }
-    oracles: dict[str, set[str]] = {oracle.name: set() for oracle in ORACLES}
-    for name, fault in catalogue(cell).items():
-
-        def implementation(case: Case, fault: Fault = fault) -> Observed:
-            return planted(case, fault)
-
-        for oracle in ORACLES:
-            with np.errstate(over="ignore", invalid="ignore"):  # a mutant may overflow, and inf - inf is no number
-                accepted = oracle.accepts(implementation, cell, dtype)
-            if not accepted:
-                oracles[oracle.name].add(name)
     cases = tuple(_conforming(cell, dtype))
     observed = [correct(case) for case in cases]
     alarms = {"derived bound": sum(not compare(c, o).explains for c, o in zip(cases, observed, strict=True))}
@@ -148,11 +137,27 @@ def adequacy(cell: str, dtype: str, *, complete: bool = True) -> Adequacy:
         catches=catches,
         kinds=kinds,
         aims={requirement.name: requirement.aims for requirement in requirements},
-        oracles={name: frozenset(found) for name, found in oracles.items()},
+        oracles=caught_by_oracles(cell, dtype),
         void=frozenset(oracle.name for oracle in ORACLES if not oracle.accepts(correct, cell, dtype)),
         false_alarms=alarms,
         conforming=len(cases),
     )
+
+
+def caught_by_oracles(cell: str, dtype: str) -> dict[str, frozenset[str]]:
+    """The faults of a cell that replicas of other suites' oracles catch, by the oracle's name."""
+    oracles: dict[str, set[str]] = {oracle.name: set() for oracle in ORACLES}
+    for name, fault in catalogue(cell).items():
+
+        def implementation(case: Case, fault: Fault = fault) -> Observed:
+            return planted(case, fault)
+
+        for oracle in ORACLES:
+            with np.errstate(over="ignore", invalid="ignore"):  # a mutant may overflow, and inf - inf is no number
+                accepted = oracle.accepts(implementation, cell, dtype)
+            if not accepted:
+                oracles[oracle.name].add(name)
+    return {name: frozenset(found) for name, found in oracles.items()}
 
 
 def _catch(requirement: Requirement, name: str, kind: Kind, dtype: str, complete: bool) -> Catch:  # noqa: FBT001 (private)
