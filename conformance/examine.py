@@ -357,6 +357,18 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
     )
 
 
+def campaigned(group: Group, host: Host, settings: Settings, emit: Callable[[Line], None]) -> TrialVerdict:
+    """The verdict on the cases of a campaign alone, which rules no fault out: what a benchmark repeats.
+
+    Raises
+    ------
+    CaseError: not one case was tried.
+    """
+    state = _Examination(group=group, host=host, settings=settings, emit=emit, remaining=set())
+    _campaign(state)
+    return combine(state.verdicts, required=frozenset())
+
+
 def must_rule_out(group: Group) -> frozenset[str]:
     """The faults that a group has to rule out before it may agree."""
     requirement = group.requirement

@@ -96,7 +96,7 @@ def print_summary(record: Record, console: Console) -> None:
     for result in all_results:
         _breakage(result, writer)
     _divergences(record, all_results, known, writer)
-    if record.benches or record.scans:
+    if record.benches or record.scans or record.harness:
         print_speed(record, console, writer)
     console.print()
 
