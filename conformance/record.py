@@ -306,7 +306,7 @@ class HarnessLine(_Line, frozen=True, kw_only=True, tag="harness"):
     """What a campaign costs beside the frameworks alone, and beside a check written by hand.
 
     refused: what disagreed, or was not answered: then no time says anything. programs: how many shapes each candidate
-    ran, one compiled program each where it compiles. memory: the most bytes that each process has held.
+    ran in the rounds, one compiled program each where it compiles. memory: the most bytes that each process held there.
     """
 
     requirement: str

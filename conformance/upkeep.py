@@ -36,7 +36,7 @@ from conformance.strategies import LATTICE, Signature
 from conformance.verdict import Agrees, Broken
 
 ROUNDS: Final = 5
-CASES: Final = 4 * BLOCK
+CASES: Final = 8 * BLOCK
 ONE_BY_ONE: Final = BLOCK
 GROWTH: Final[Mapping[str, tuple[int, ...]]] = {
     "steps": (8, 32, 128, 512),
@@ -288,6 +288,8 @@ def measure(bench: Bench, hand: Handwritten, *, rounds: int = ROUNDS, progress: 
         "by hand": (hand.contains, 1, lambda _: hand.turn()),
     }
     found = take_turns(sides, rounds, bench.seed, progress, {"by hand": hand.left_out})
+    memory = bench.memory()
+    compiled = {group.candidate.name: len(bench.shapes) for group in bench.groups}
     points = []
     for axis, values in {**GROWTH, "candidates": tuple(range(1, len(bench.groups) + 1))}.items():
         progress(f"costs against {axis}")
@@ -295,8 +297,8 @@ def measure(bench: Bench, hand: Handwritten, *, rounds: int = ROUNDS, progress: 
     progress("start-up")
     found += cold([group.candidate.name for group in bench.groups], first.requirement.name, hand, bench.scratch)
     found += startups(hand, bench.scratch, progress)
-    compiled = {group.candidate.name: len(bench.shapes) for group in bench.groups}
-    memory = bench.memory() | ({"by hand": hand.peak} if hand.peak else {})
+    hand.stop()
+    memory |= {"by hand": hand.peak} if hand.peak else {}
     return replace_struct(
         line,
         sides=tuple(found),

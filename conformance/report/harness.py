@@ -44,6 +44,7 @@ AIMS: Final = (
     Aim(title="first verdict / by hand", above="first verdict", below="first verdict by hand", most=0.06),
     Aim(title="pytest / its imports", above="pytest", below="imports", most=2.5),
 )
+_LONGEST: Final = 600
 _AXES: Final = {"steps": "steps, T", "units": "units, H", "cases": "cases", "candidates": "candidates"}
 
 
@@ -107,7 +108,7 @@ def told(line: HarnessLine) -> Iterator[Told]:
         yield Told(
             title=aim.title,
             ratio=_text(ratio),
-            cpu=_text(cpu),
+            cpu="" if cpu is None else number(cpu.median, 3),
             target=target,
             met=met,
             why="" if ratio is not None else _missing(line, aim),
@@ -130,7 +131,11 @@ def _text(ratio: Ratio | None) -> str:
 
 
 def _each(seconds: tuple[float, ...], cases: int) -> str:
-    return f"{number(median(seconds) / cases * 1e3, 3)} ms" if seconds and cases else ""
+    return _time(median(seconds) / cases) if seconds and cases else ""
+
+
+def _time(seconds: float) -> str:
+    return f"{number(seconds, 3)} s" if seconds >= 1 else f"{number(seconds * 1e3, 3)} ms"
 
 
 def _point(point: HarnessPoint) -> tuple[str, str, str, str, str]:
@@ -139,8 +144,8 @@ def _point(point: HarnessPoint) -> tuple[str, str, str, str, str]:
         label(point.axis),
         str(point.value),
         str(point.cases),
-        f"{number(point.seconds / cases * 1e3, 3)} ms",
-        f"{number(point.cpu / cases * 1e3, 3)} ms",
+        _time(point.seconds / cases),
+        _time(point.cpu / cases),
     )
 
 
@@ -157,7 +162,7 @@ def view(line: HarnessLine) -> HarnessView:
         if picture is not None and not line.refused:
             pictures.append(picture.against(words))
     facts = [
-        *((f"{label(name)}: programs", str(amount)) for name, amount in line.programs.items()),
+        *((f"{label(name)}: shapes", str(amount)) for name, amount in line.programs.items()),
         *((f"{label(name)}: peak memory", f"{amount / 2**20:.0f} MiB") for name, amount in line.memory.items()),
         *((label(name), label(text)) for name, text in sorted(line.machine.items())),
     ]
@@ -167,7 +172,7 @@ def view(line: HarnessLine) -> HarnessView:
         sides=tuple(
             (
                 label(side.name),
-                label(side.left_out or side.contains),
+                (side.left_out or side.contains)[:_LONGEST],
                 f"{len(side.seconds)} \N{MULTIPLICATION SIGN} {side.cases}",
                 "" if line.refused else _each(side.seconds, side.cases),
                 "" if line.refused else _each(side.cpu, side.cases),
@@ -212,9 +217,12 @@ def print_harness(line: HarnessLine, console: Console, writer: Writer) -> None:
     _print(
         console,
         writer,
-        ("side", "a case", "CPU", "rounds \N{MULTIPLICATION SIGN} cases", "what it contains"),
-        [(name, wall, cpu, rounds, contains) for name, contains, rounds, wall, cpu in shown.sides],
+        ("side", "a case", "CPU", "rounds \N{MULTIPLICATION SIGN} cases"),
+        [(name, wall, cpu, rounds) for name, _, rounds, wall, cpu in shown.sides],
     )
+    for name, contains, *_ in shown.sides:
+        writer.line(f"{name}: {contains}", "dim", indent=2)
+    writer.line("")
     _print(console, writer, ("against", "value", "cases", "a case", "CPU a case"), shown.points)
     for name, fact in shown.facts:
         writer.line(f"{name}: {fact}", "dim", indent=2)
