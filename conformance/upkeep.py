@@ -22,7 +22,7 @@ from msgspec.structs import replace as replace_struct
 
 from conformance.bench import machine
 from conformance.block import Block
-from conformance.campaign import BLOCK, Campaign, block, block_at, chunk
+from conformance.campaign import BLOCK, CHUNK, Campaign, block, block_at, chunk
 from conformance.case import Shape
 from conformance.examine import Settings, campaigned
 from conformance.host import Host
@@ -36,7 +36,8 @@ from conformance.strategies import LATTICE, Signature
 from conformance.verdict import Agrees, Broken
 
 ROUNDS: Final = 5
-CASES: Final = 8 * BLOCK
+CASES: Final = CHUNK * BLOCK
+FEWER: Final = 8 * BLOCK
 ONE_BY_ONE: Final = BLOCK
 GROWTH: Final[Mapping[str, tuple[int, ...]]] = {
     "steps": (8, 32, 128, 512),
@@ -53,7 +54,7 @@ ENGINE: Final = (
     "the campaign as `run --cases` makes it, all candidates side by side: cases drawn, sent, run, judged, recorded"
 )
 CASE_BY_CASE: Final = "the same with a message and a judgement for every case instead of blocks"
-JUDGING: Final = "judging the answers of all candidates once more, while nothing else runs"
+JUDGING: Final = "judging the answers of the floor's workers, while nothing else runs"
 
 
 @dataclass(slots=True)
@@ -67,6 +68,8 @@ class Bench:
     hosts: dict[str, Host] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     shapes: set[Shape] = field(default_factory=set)
+    judged: tuple[float, float] = (0.0, 0.0)
+    _latest: tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]] | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -149,9 +152,14 @@ class Bench:
                 continue
             if not set(answer.paths) <= set(self.attestable(group, one)):
                 self.refuse(group.candidate.name, "another path ran")
+            wall, cpu = time.perf_counter(), time.thread_time()
             for verdict in judge_block(one, answer.places, answer.observed, ()):
                 if not isinstance(verdict, Agrees):
                     self.refuse(group.candidate.name, f"a case {type(verdict).__name__.lower()}")
+            self.judged = (
+                self.judged[0] + time.perf_counter() - wall,
+                self.judged[1] + time.thread_time() - cpu,
+            )
             self.shapes.add(one.first.shape)
         return seconds
 
@@ -161,10 +169,7 @@ class Bench:
 
     def floor(self, seed: int, cases: int) -> tuple[float, float]:
         """The frameworks alone."""
-        seconds, before = 0.0, self._workers()
-        for group in self.groups:
-            seconds += self.answered(group, self.blocks(group, seed, cases))
-        return seconds, self._workers() - before
+        return self._passed(seed, cases)[0]
 
     def engine(self, seed: int, cases: int, groups: Sequence[Group] | None = None) -> tuple[float, float]:
         """The campaign, candidates side by side, into a record of its own."""
@@ -203,27 +208,23 @@ class Bench:
         return took[0], took[1]
 
     def judging(self, seed: int, cases: int) -> tuple[float, float]:
-        """Judging alone."""
-        wall = cpu = 0.0
-        for group in self.groups:
-            host = self.hosts[group.candidate.name]
-            for one in self.blocks(group, seed, cases):
-                host.begin(one)
-                answer = host.finish(one)
-                if answer.observed is None or answer.apart:
-                    self.refuse(group.candidate.name, "a case was not answered")
-                    continue
-                begin, busy = time.perf_counter(), time.process_time()
-                for verdict in judge_block(one, answer.places, answer.observed, ()):
-                    if not isinstance(verdict, Agrees):
-                        self.refuse(group.candidate.name, f"a case {type(verdict).__name__.lower()}")
-                wall, cpu = wall + time.perf_counter() - begin, cpu + time.process_time() - busy
-        return wall, cpu
+        """Judging alone, of the answers of the floor."""
+        return self._passed(seed, cases)[1]
+
+    def _passed(self, seed: int, cases: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Floor and judging of a round: both are told of the same answers, so workers give these once."""
+        if self._latest is None or self._latest[0] != (seed, cases):
+            self.judged = (0.0, 0.0)
+            seconds, before = 0.0, self._workers()
+            for group in self.groups:
+                seconds += self.answered(group, self.blocks(group, seed, cases))
+            self._latest = ((seed, cases), ((seconds, self._workers() - before), self.judged))
+        return self._latest[1]
 
     def growth(self, axis: str, value: int) -> HarnessPoint:
         """What one size costs, everything else alike, after the programs of that size are there."""
         if axis in ("cases", "candidates"):
-            cases = value if axis == "cases" else CASES // 2
+            cases = value if axis == "cases" else FEWER
             groups = self.groups[:value] if axis == "candidates" else None
             took = self.engine(self.seed + 7919, cases, groups)
             return HarnessPoint(axis=axis, value=value, cases=cases, seconds=took[0], cpu=took[1])
