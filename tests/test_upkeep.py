@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from conformance.cli import main
 from conformance.environments import current
 from conformance.plan import Candidate, plan
 from conformance.record import (
@@ -255,3 +257,20 @@ def test_a_record_comes_back_and_both_reports_show_it_harmlessly(tmp_path: Path)
 
 def replace_name(one: HarnessSide, name: str) -> HarnessSide:
     return msgspec.structs.replace(one, name=name, contains=name)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--steps", "4"), ("--shape", "1x1x1x1"), ("--cell", "lstm")])
+def test_options_of_other_benchmarks_are_refused(option: str, value: str, tmp_path: Path) -> None:
+    """What would be ignored is told, before anything is run."""
+    done = CliRunner().invoke(main, ["bench", "harness", option, value, "--output", str(tmp_path)])
+    assert done.exit_code == 2
+    assert option in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_candidate_without_the_requirement_is_refused(tmp_path: Path) -> None:
+    """A candidate that cannot run what is timed costs no start of a worker."""
+    words = ["bench", "harness", "flax-linen:concat", "--output", str(tmp_path)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "flax-linen:concat" in done.output
