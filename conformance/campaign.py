@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from threading import Lock
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -29,6 +30,7 @@ BLOCK: Final = 32
 """Cases in a block."""
 CHUNK: Final = 32
 """Blocks whose signatures are drawn together."""
+_DRAWING: Final = Lock()
 Lattice: TypeAlias = tuple[tuple[Shape, bool], ...]
 Shard: TypeAlias = tuple[int, int]
 
@@ -78,18 +80,20 @@ def block_at(base: int, group: Group, index: int, count: int, lattice: Lattice) 
     """A block of the campaign on a group: the same numbers for every candidate that has a place for them."""
     requirement, variant = group.requirement, group.candidate.variant
     number, place = divmod(index, CHUNK)
-    signature = chunk(base, f"{requirement.name} {group.dtype}", number, requirement.cell, lattice)[place]
-    if not variant.unbatched:
-        signature = replace(signature, batched=True)
-    drawn = block(
-        signature,
-        index,
-        count,
-        cell=requirement.cell,
-        dtype=group.dtype,
-        initial=requirement.initial,
-        zeroed=group.zeroed,
-    )
+    # All candidates begin with the same block at the same time: one draws it, the others wait for that.
+    with _DRAWING:
+        signature = chunk(base, f"{requirement.name} {group.dtype}", number, requirement.cell, lattice)[place]
+        if not variant.unbatched:
+            signature = replace(signature, batched=True)
+        drawn = block(
+            signature,
+            index,
+            count,
+            cell=requirement.cell,
+            dtype=group.dtype,
+            initial=requirement.initial,
+            zeroed=group.zeroed,
+        )
     return drawn.like(variant.declared(drawn.first))
 
 

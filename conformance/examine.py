@@ -28,6 +28,7 @@ from conformance.gradient import gradient_deviation, visible_gradient_faults
 from conformance.host import Host
 from conformance.inputs import lattice_of, plainly, shipped_cases
 from conformance.judge import (
+    TrialVerdict,
     combine,
     deviation,
     sharpest,
@@ -88,6 +89,18 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
         visible=visible,
         example=None if failed is None else example_of(group, settings, failed, host.version),
     )
+
+
+def campaigned(group: Group, host: Host, settings: Settings, emit: Callable[[Line], None]) -> TrialVerdict:
+    """The verdict on the cases of a campaign alone, which rules no fault out: what a benchmark repeats.
+
+    Raises
+    ------
+    CaseError: not one case was tried.
+    """
+    state = Examination(group=group, host=host, settings=settings, emit=emit, remaining=set())
+    _campaign(state)
+    return combine(state.verdicts, required=frozenset())
 
 
 def must_rule_out(group: Group) -> frozenset[str]:

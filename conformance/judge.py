@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from threading import Lock
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -31,9 +32,9 @@ TrialVerdict: TypeAlias = Agrees | Diverges | Inconclusive | Broken
 # A fault counts as visible on the probe when it moves some state by more than this; the smallest visible
 # effect there is about 1e-3, rounding is about 1e-15.
 _VISIBLE = 1e-6
+_PROBING = Lock()
 
 
-@cache
 def visible_faults(
     cell: str,
     initial: Initial,
@@ -45,6 +46,24 @@ def visible_faults(
     arithmetic: Arithmetic = "",
 ) -> frozenset[str]:
     """The faults that can show at all with this initial state, these parameters at zero, these features.
+
+    All candidates ask the same at the same time: one of them finds it out, the others wait for the answer.
+    """
+    with _PROBING:
+        return _visible(cell, initial, zeroed, features, dtype, padding, arithmetic)
+
+
+@cache
+def _visible(
+    cell: str,
+    initial: Initial,
+    zeroed: tuple[str, ...],
+    features: tuple[str, ...],
+    dtype: str,
+    padding: Padding,
+    arithmetic: Arithmetic,
+) -> frozenset[str]:
+    """As `visible_faults`.
 
     Decided by running every mutant and the reference in float64 on one fixed generic probe; a fault of precision can
     show where it applies to `dtype`.

@@ -305,6 +305,51 @@ class ScanLine(_Measured, frozen=True, kw_only=True, tag="scan"):
     """What a scan costs at one number of steps: tracing, compiling, program size, running."""
 
 
+class HarnessSide(Struct, frozen=True, kw_only=True):
+    """One way to get an answer, timed in rounds that all sides of its kind share.
+
+    contains: exactly what was timed. cases: in a round; a case is one set of numbers, for all candidates.
+    seconds, cpu: per round; cpu: of every process that took part. left_out: why it was not timed, "" where it was.
+    """
+
+    name: str
+    contains: str
+    cases: int = 0
+    seconds: tuple[float, ...] = ()
+    cpu: tuple[float, ...] = ()
+    left_out: str = ""
+
+
+class HarnessPoint(Struct, frozen=True, kw_only=True):
+    """What some cases cost where one size (``steps``, ``units``, ``cases``, ``candidates``) is `value`."""
+
+    axis: str
+    value: int
+    cases: int
+    seconds: float
+    cpu: float
+
+
+class HarnessLine(_Line, frozen=True, kw_only=True, tag="harness"):
+    """What a campaign costs beside the frameworks alone, and beside a check written by hand.
+
+    refused: what disagreed, or was not answered: then no time says anything. programs: how many shapes each candidate
+    ran in the rounds, one compiled program each where it compiles. memory: the most bytes that each process held there.
+    """
+
+    requirement: str
+    cell: str
+    dtype: str
+    candidates: tuple[str, ...]
+    seed: int
+    sides: tuple[HarnessSide, ...]
+    points: tuple[HarnessPoint, ...] = ()
+    refused: tuple[str, ...] = ()
+    programs: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
+
+
 class Probe(_Line, frozen=True, kw_only=True, tag="probe"):
     """What a candidate gave, bit for bit, for the first shipped case of a plain requirement: to measure drift.
 
@@ -406,6 +451,7 @@ Line: TypeAlias = (
     | KnownList
     | BenchLine
     | ScanLine
+    | HarnessLine
     | Footer
 )
 
@@ -425,6 +471,7 @@ class Record(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     benches: tuple[BenchLine, ...] = ()
     scans: tuple[ScanLine, ...] = ()
+    harness: tuple[HarnessLine, ...] = ()
     probes: tuple[Probe, ...] = ()
     gate: Gate | None = None
     known: KnownList | None = None
@@ -572,6 +619,7 @@ def gather(path: Path, lines: Sequence[Line], *, truncated: bool = False) -> Rec
         findings=tuple(line for line in lines if isinstance(line, Finding)),
         benches=tuple(line for line in lines if isinstance(line, BenchLine)),
         scans=tuple(line for line in lines if isinstance(line, ScanLine)),
+        harness=tuple(line for line in lines if isinstance(line, HarnessLine)),
         probes=tuple(line for line in lines if isinstance(line, Probe)),
         gate=next((line for line in lines if isinstance(line, Gate)), None),
         known=known,

@@ -66,9 +66,8 @@ def test_candidates_and_commands_in_the_readme_exist() -> None:
             continue  # a reader's own file; a range of releases
         elif "/" not in argument and not any(argument in name for name in REQUIREMENTS):
             adapter = argument.split(":")[0].split("==")[0]
-            assert adapter in adapters or argument in ("adapters", "list", "prune", "scan", *CATALOGUE, *DTYPES), (
-                argument
-            )
+            others = ("adapters", "harness", "list", "prune", "scan", *CATALOGUE, *DTYPES)
+            assert adapter in adapters or argument in others, argument
 
 
 def test_faults_named_in_the_documents_exist() -> None:

@@ -13,10 +13,12 @@ from conformance.case import Case, case_from_json
 from conformance.compare import Observed
 from conformance.examination import Settings
 from conformance.examine import examine
+from conformance.exchange import Observation
 from conformance.faults import catalogue
-from conformance.host import Host, Interrupted, Observation
+from conformance.host import Host
 from conformance.judge import planted
 from conformance.plan import Candidate, Group, plan
+from conformance.process import Interrupted
 from conformance.record import Finding, Incident, Line, Trial
 from conformance.requirement import REQUIREMENTS
 from conformance.verdict import Broken, Diverges

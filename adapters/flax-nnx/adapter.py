@@ -32,7 +32,7 @@ from conformance.worker.api import (
 from . import programs
 from .compat import enable_x64
 from .costs import measured
-from .forms import ACTIVATIONS, Form, backward, definition, forward, one_step
+from .forms import ACTIVATIONS, Form, backward, form_of, forward, one_step
 from .program import NO_CELL, Program, read
 
 CLASSES = {"gru": "GRUCell", "lstm": "OptimizedLSTMCell", "elman": "SimpleCell", "elman_relu": "SimpleCell"}
@@ -191,8 +191,8 @@ def call_of(case: WorkerCase) -> Call:
     inputs = jax.tree_util.tree_map(lambda array: array.astype(dtype), (weights, case.x, carry))
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
-    cell = definition(layer, case.cell, case.x.shape[-1], case.hidden, case.dtype)
-    form = Form(case.variant.removesuffix(LSTM_CELL), cell, case.reverse)
+    variant = case.variant.removesuffix(LSTM_CELL)
+    form = form_of(variant, layer, case.cell, case.x.shape[-1], case.hidden, case.dtype, reverse=case.reverse)
     if case.cotangents is None:
         return Call(recipe, forward, form, inputs, (case.lengths,))
     wanted = {key: array.astype(dtype) for key, array in case.cotangents.items()}

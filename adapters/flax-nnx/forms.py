@@ -114,9 +114,9 @@ def rnn(cells: list[nnx.Module], x: jax.Array, carry: Any, lengths: Any, *, reve
 FORMS = {"unrolled": unrolled, "lax-scan": lax_scan, "nnx-scan": nnx_scan}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Form:
-    """What of a case decides on the program beside shapes and dtypes."""
+    """What of a case decides on the program beside shapes and dtypes; there is one object for each, see `form_of`."""
 
     variant: str
     definition: Definition
@@ -133,6 +133,15 @@ class Form:
         """What `forward` gives, and the gradients of (weights, x, carry)."""
         answer, pull, cells = jax.vjp(lambda *inputs: self.forward(*inputs, lengths), weights, x, carry, has_aux=True)
         return (answer, cells), pull(cotangents)
+
+
+@cache
+def form_of(variant: str, layer: str, cell: str, features: int, hidden: int, dtype: str, *, reverse: bool) -> Form:
+    """The form of a case.
+
+    JAX looks its programs up by it at every call, and to hash a graph definition takes longer than to run a small one.
+    """
+    return Form(variant, definition(layer, cell, features, hidden, dtype), reverse)
 
 
 forward = jax.jit(Form.forward, static_argnums=0)

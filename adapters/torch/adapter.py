@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,9 @@ def run(case: WorkerCase) -> Result:
 def run_module(case: WorkerCase) -> Result:
     """Load the weights into a module of PyTorch and run it."""
     with torch.set_grad_enabled(case.cotangents is not None):
-        module, layer = build(case)
+        # What is given back, or differentiated, may be looked at after the next case.
+        plain = case.cotangents is None and not case.inputs_back
+        module, layer = build(case, made=kept if plain else make)
         module.load_state_dict(
             {name: tensor(assemble(recipe, case.parameters), case) for name, recipe in recipes(case).items()}
         )
@@ -103,8 +106,17 @@ def run_minimal(case: WorkerCase) -> Result:
     )
 
 
-def build(case: WorkerCase) -> tuple[torch.nn.Module, str]:
-    """The module, and its name as the module itself tells it."""
+def make(name: str, *sizes: int, **options: Any) -> torch.nn.Module:
+    """A new module of ``torch.nn``, with random parameters."""
+    return getattr(torch.nn, name)(*sizes, **options)
+
+
+# Making a module, with parameters that are replaced at once, takes longer than running it.
+kept = cache(make)
+
+
+def build(case: WorkerCase, made: Any = make) -> tuple[torch.nn.Module, str]:
+    """The module, and its name as the module itself tells it; made: how one of these sizes is had."""
     hidden = case.hidden
     options: dict[str, Any] = {"dtype": getattr(torch, case.dtype)}
     if case.variant == "layer":
@@ -113,7 +125,7 @@ def build(case: WorkerCase) -> tuple[torch.nn.Module, str]:
         options["nonlinearity"] = {"elman": "tanh", "elman_relu": "relu"}[case.cell]
     if case.cell == "lstm_projection":
         options["proj_size"], hidden = case.parameters["W_p"].shape
-    module = getattr(torch.nn, CLASSES[case.variant][case.cell])(case.x.shape[-1], hidden, **options)
+    module = made(CLASSES[case.variant][case.cell], case.x.shape[-1], hidden, **options)
     name = f"torch.nn.{type(module).__name__}"
     if isinstance(module, (torch.nn.RNN, torch.nn.RNNCell)):
         return module, f"{name}[{module.nonlinearity}]"

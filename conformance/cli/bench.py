@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
+from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
@@ -23,10 +25,15 @@ from conformance.comparisons import TABLE, Comparison
 from conformance.contest import CAP, SCAN_SHAPE, SCAN_SIDES, SCAN_TIMES, Workers, at, compare, scan
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
-from conformance.plan import Candidate, candidates_for
+from conformance.examination import Settings
+from conformance.plan import Candidate, candidates_for, plan
 from conformance.record import FORMAT, BenchLine, Footer, Header, RecordWriter, ScanLine, read_record
 from conformance.report.outcome import exit_code
+from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES
+from conformance.run import header
+from conformance.startup import handwritten
+from conformance.upkeep import ROUNDS, Bench, measure
 from conformance.worker.api import Level
 
 EXIT_CODES = """\b
@@ -37,6 +44,9 @@ Exit codes:
   3  a side broke or took another path, nothing was measured, or it was interrupted
 """
 SCAN = "scan"
+HARNESS = "harness"
+HARNESS_SIDES = ("torch:layer", "mlx:none", "mlx:zeros", "flax-linen:rnn", "flax-nnx:rnn")
+HARNESS_ASKS = "gru_hidden_zeros"
 BUDGET = 8.0
 SCAN_BUDGET = 6.0
 
@@ -88,11 +98,17 @@ def bench(
       bench                                  the table: MLX's implementations, PyTorch and JAX beside them
       bench mlx:legacy mlx:fast --cell lstm  two of them on one shape
       bench scan [CANDIDATES]                trace and compile time, program size and run time against T
+      bench harness [CANDIDATES]             what a campaign costs beside the frameworks alone, and a check by hand
 
     Every side is judged before it is timed. All take turns, each evaluated to the last number; the ratio to the
     baseline comes with an interval of 95 %, beside what the baseline differs by from itself.
     """
     adapters = find_adapters(adapter_folders)
+    if candidates[:1] == (HARNESS,):
+        lost = {"--cell": cell, "--level": level, "--shape": shape, "--dtype": dtype, "--budget": budget}
+        refuse_options([name for name, value in lost.items() if value is not None] + ["--steps"] * bool(times))
+        chosen = candidates_for(adapters, [parse_spec(text) for text in candidates[1:] or HARNESS_SIDES])
+        sys.exit(measure_harness(chosen, output, seed=seed, rounds=rounds, quiet=quiet))
     scanning = candidates[:1] == (SCAN,)
     given = candidates[1:] if scanning else candidates
     _check_options(scanning, given, {"--cell": cell, "--level": level, "--shape": shape, "--dtype": dtype}, times)
@@ -138,6 +154,11 @@ def _check_options(scanning: bool, given: Sequence[str], options: dict[str, str 
     else:
         lost = [] if given else [name for name, value in options.items() if value is not None]
         lost += ["--steps"] * bool(times)
+    refuse_options(lost)
+
+
+def refuse_options(lost: Sequence[str]) -> None:
+    """Raise SpecError for options that would be ignored."""
     if lost:
         raise SpecError(
             "an option does not go with this benchmark",
@@ -211,3 +232,32 @@ def _run(
         return False
     writer.write(Footer(finished=now(), trials=0, findings=0))
     return True
+
+
+def measure_harness(chosen: Sequence[Candidate], output: Path, *, seed: int, rounds: int | None, quiet: bool) -> int:
+    """`bench harness`: the exit code."""
+    groups = plan(chosen, [REQUIREMENTS[HARNESS_ASKS]], ("float32",))
+    for group in groups:
+        if group.unsupported is not None:
+            raise SpecError(
+                "a candidate does not offer what is to be timed", where=group.candidate.name, got=HARNESS_ASKS
+            )
+    path, console = new_record(output, "harness"), Console()
+    head = replace(
+        header(groups, Settings(examples=0, seed=seed), sys.argv[1:]), requirements=(), faults={}, cases=0, drawn_by=""
+    )
+    progress = (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
+    complete = False
+    with TemporaryDirectory(prefix="rnn-conformance-") as scratch, RecordWriter(path, head) as writer:
+        try:
+            with handwritten(progress) as hand, Bench(groups, writer.write, Path(scratch), seed) as bench:
+                writer.write(measure(bench, hand, rounds=rounds or ROUNDS, progress=progress))
+            writer.write(Footer(finished=now(), trials=0, findings=0))
+            complete = True
+        except KeyboardInterrupt:
+            click.echo("interrupted: the record says that it is incomplete", err=True)
+    if not complete:
+        return 3
+    record = read_record(path)
+    present(record, path, console, summarise=False)
+    return exit_code(record)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from conformance.record import BenchLine, BenchSide, Incident, Record, ScanLine
+from conformance.report.harness import HarnessView
+from conformance.report.harness import view as harness_view
 from conformance.report.speed import (
     Conclusion,
     Kind,
@@ -109,6 +111,7 @@ class Speed:
     comparisons: tuple[ComparisonView, ...]
     scans: tuple[ScanView, ...]
     more: int
+    harness: tuple[HarnessView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +130,7 @@ class SpeedPage:
 
 def make_speed(record: Record) -> Speed | None:
     """The part about speed; None when the record has none."""
-    if not record.benches and not record.scans:
+    if not record.benches and not record.scans and not record.harness:
         return None
     benches = record.benches[:MOST]
     columns = tuple(
@@ -138,6 +141,7 @@ def make_speed(record: Record) -> Speed | None:
         glance=tuple(_glance(line, columns, place) for place, line in enumerate(benches, start=1)),
         comparisons=tuple(_comparison(line, place) for place, line in enumerate(benches, start=1)),
         scans=tuple(_scans(record.scans[:MOST])),
+        harness=tuple(map(harness_view, record.harness[:MOST])),
         more=max(len(record.benches) - MOST, 0) + max(len(record.scans) - MOST, 0),
     )
 

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 from conformance.ratio import Ratio, Spread, paired_ratio, spread
 from conformance.record import BenchLine, BenchSide, Record, ScanLine
+from conformance.report.harness import harness_headline
 from conformance.report.wording import count, label, listed, number, share
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
@@ -256,11 +257,14 @@ def shape_words(line: Measured) -> str:
 def is_benchmark(record: Record) -> bool:
     """Whether a record is about speed alone: it asked no requirement and has timings."""
     asked = (record.header.requirements, record.findings, record.trials)
-    return not any(asked) and bool(record.benches or record.scans)
+    return not any(asked) and bool(record.benches or record.scans or record.harness)
 
 
 def speed_headline(record: Record) -> str:
     """The answer of a benchmark in one sentence."""
+    if record.harness and not measured(record):
+        problems = speed_problems(record)
+        return harness_headline(record.harness[0]) if not record.problem else f"{problems[0]}."
     lines = measured(record)
     ran = [line for line in lines if any(side.seconds for side in line.sides)]
     told = [conclusion(line, side) for line in ran for side in line.sides]
@@ -292,6 +296,7 @@ def speed_problems(record: Record) -> tuple[str, ...]:
         for side in line.sides
         if not side.left_out and side.verdict is not None and (why := refusal(side))
     ]
+    found += [label(text) for line in record.harness for text in line.refused]
     return tuple(dict.fromkeys(found))
 
 
@@ -300,7 +305,8 @@ def speed_exit_code(record: Record) -> int:
     verdicts = [side.verdict for side in all_sides(measured(record)) if side.verdict is not None]
     if any(isinstance(_inner(verdict), Diverges) for verdict in verdicts):
         return 1
-    return 3 if speed_problems(record) or not any(side.seconds for side in all_sides(measured(record))) else 0
+    timed = any(side.seconds for line in (*measured(record), *record.harness) for side in line.sides)
+    return 3 if speed_problems(record) or not timed else 0
 
 
 def _inner(verdict: Verdict) -> Verdict | None:

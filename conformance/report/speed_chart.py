@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from conformance.ratio import Ratio
@@ -100,13 +100,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """Numbers against the number of steps, both logarithmic."""
+    """Numbers against the number of steps, or something else, both logarithmic."""
 
     title: str
     unit: str
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    across: str = "steps, T"
+
+    def against(self, across: str) -> Growth:
+        """The same picture with another name across."""
+        return replace(self, across=across)
 
 
 def growth(title: str, unit: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> Growth | None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from conformance.record import BenchLine, Record, ScanLine
 from conformance.report.bench import published_text, scan_remarks
+from conformance.report.harness import print_harness
 from conformance.report.speed import (
     Conclusion,
     Kind,
@@ -62,6 +63,8 @@ def print_speed(record: Record, console: Console, writer: Writer) -> None:
         _comparison(line, console, writer)
     for baseline, own in _groups(record.scans).items():
         _scan(baseline, own, console, writer)
+    for each in record.harness:
+        print_harness(each, console, writer)
     for problem in speed_problems(record):
         writer.line(f"Not a full answer: {problem}.", "bold yellow")
     if any(line.machine for line in measured(record)):

@@ -109,7 +109,7 @@ def print_summary(record: Record, console: Console) -> None:
     for result in shown[:_PARAGRAPHS] if len(all_results) > _CANDIDATES else shown:
         _breakage(result, writer)
     _divergences(record, shown, known, writer)
-    if record.benches or record.scans:
+    if record.benches or record.scans or record.harness:
         print_speed(record, console, writer)
     console.print()
 
