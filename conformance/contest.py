@@ -19,6 +19,7 @@ from conformance.comparisons import Comparison, case_of, measurable
 from conformance.errors import ConformanceError
 from conformance.host import Host
 from conformance.plan import Candidate, interpreter_of
+from conformance.process import PINNED
 from conformance.record import BenchLine, BenchSide, CandidateLine, Incident, Line, ScanLine
 from conformance.stopwatch import Stopwatch
 from conformance.verdict import Broken, Inconclusive
@@ -38,13 +39,15 @@ Key: TypeAlias = tuple[str, bool]
 class Workers:
     """The workers of all candidates, started when they are first needed, and again for a control.
 
-    candidates: by name. emit: takes what is learned of each candidate, and every incident.
+    candidates: by name. emit: takes what is learned of each candidate, and every incident. threads: how many the
+    libraries of a side are allowed where they can be told so (XLA has a pool of its own).
     """
 
     candidates: Mapping[str, Candidate]
     emit: Callable[[Line], None]
     progress: Callable[[str], None]
     deadline: float = DEADLINE
+    threads: int = 1
     known: dict[str, CandidateLine] = field(default_factory=dict)
     _running: dict[Key, Contestant | Broken] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -103,10 +106,11 @@ class Workers:
             )
             self.emit(self.known[name])
 
+        allowed = dict.fromkeys(PINNED, str(self.threads))
         host = self._stack.enter_context(
             Host(
                 candidate.adapter,
-                candidate.variant,
+                replace(candidate.variant, environment={**allowed, **candidate.variant.environment}),
                 interpreter,
                 incident=incident,
                 ready=ready,
@@ -157,8 +161,12 @@ def compare(comparison: Comparison, workers: Workers, limits: Limits, *, control
     running = [one for _, _, one in found if isinstance(one, Contestant)]
     measured, ended = sides(running, case, comparison.level, limits)
     return replace_struct(
-        line, sides=_merged(found, measured, workers), ended=ended, machine=machine(before), left_out=""
+        line, sides=_merged(found, measured, workers), ended=ended, machine=_told(before, workers), left_out=""
     )
+
+
+def _told(before: dict[str, str], workers: Workers) -> dict[str, str]:
+    return {**machine(before), "threads of a side": str(workers.threads)}
 
 
 def _merged(
@@ -210,7 +218,7 @@ def scan(
         seed=limits.seed,
         budget=limits.budget,
         ended=ended,
-        machine=machine(before),
+        machine=_told(before, workers),
     )
 
 

@@ -47,8 +47,8 @@ SCAN = "scan"
 HARNESS = "harness"
 HARNESS_SIDES = ("torch:layer", "mlx:none", "mlx:zeros", "flax-linen:rnn", "flax-nnx:rnn")
 HARNESS_ASKS = "gru_hidden_zeros"
-BUDGET = 8.0
-SCAN_BUDGET = 6.0
+BUDGET = 12.0
+SCAN_BUDGET = 12.0
 
 Step = Callable[[Workers], BenchLine | ScanLine]
 
@@ -69,6 +69,13 @@ Step = Callable[[Workers], BenchLine | ScanLine]
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="So many rounds, unless the budget is used up before.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the order of the sides.")
+@click.option(
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Of a side's libraries, where they can be told (XLA has a pool of its own).",
+)
 @click.option("--no-control", is_flag=True, help="Do not run the baseline a second time.")
 @click.option("--steps", "times", multiple=True, type=click.IntRange(min=1), help="scan: this T; may be repeated.")
 @click.option("--cap", default=CAP, show_default=True, type=click.IntRange(min=1), help="scan: the longest unrolled T.")
@@ -85,6 +92,7 @@ def bench(
     budget: float | None,
     rounds: int | None,
     seed: int,
+    threads: int,
     no_control: bool,
     times: tuple[int, ...],
     cap: int,
@@ -106,7 +114,8 @@ def bench(
     adapters = find_adapters(adapter_folders)
     if candidates[:1] == (HARNESS,):
         lost = {"--cell": cell, "--level": level, "--shape": shape, "--dtype": dtype, "--budget": budget}
-        refuse_options([name for name, value in lost.items() if value is not None] + ["--steps"] * bool(times))
+        others = ["--steps"] * bool(times) + ["--threads"] * (threads > 1)
+        refuse_options([name for name, value in lost.items() if value is not None] + others)
         chosen = candidates_for(adapters, [parse_spec(text) for text in candidates[1:] or HARNESS_SIDES])
         sys.exit(measure_harness(chosen, output, seed=seed, rounds=rounds, quiet=quiet))
     scanning = candidates[:1] == (SCAN,)
@@ -141,7 +150,7 @@ def bench(
         faults={},
     )
     with RecordWriter(path, header) as writer:
-        complete = _run(steps, chosen, writer, console, quiet=quiet)
+        complete = _run(steps, chosen, writer, console, threads=threads, quiet=quiet)
     record = read_record(path)
     present(record, path, console, summarise=False)
     sys.exit(exit_code(record) if complete else 3)
@@ -211,7 +220,13 @@ def _scan_step(names: tuple[str, ...], shape: Shape, limits: Limits, cell: str, 
 
 
 def _run(
-    steps: Sequence[Step], chosen: Sequence[Candidate], writer: RecordWriter, console: Console, *, quiet: bool
+    steps: Sequence[Step],
+    chosen: Sequence[Candidate],
+    writer: RecordWriter,
+    console: Console,
+    *,
+    threads: int,
+    quiet: bool,
 ) -> bool:
     """Make all comparisons and write the footer; False when interrupted."""
     status = console.status("") if console.is_terminal and not quiet else None
@@ -224,7 +239,7 @@ def _run(
             click.echo(text, err=True)
 
     try:
-        with display, Workers({c.name: c for c in chosen}, writer.write, progress) as workers:
+        with display, Workers({c.name: c for c in chosen}, writer.write, progress, threads=threads) as workers:
             for step in steps:
                 writer.write(step(workers))
     except KeyboardInterrupt:

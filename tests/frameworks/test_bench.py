@@ -19,10 +19,23 @@ ASKED = {
 }
 
 
-def workers(names: tuple[str, ...], lines: list[Line]) -> Workers:
+def workers(names: tuple[str, ...], lines: list[Line], threads: int = 1) -> Workers:
     """The real workers of some candidates."""
     found = candidates_for(find_adapters(), [parse_spec(name) for name in names])
-    return Workers({candidate.name: candidate for candidate in found}, lines.append, print)
+    return Workers({candidate.name: candidate for candidate in found}, lines.append, print, threads=threads)
+
+
+def test_a_side_is_told_its_threads() -> None:
+    """One thread unless more are asked for; the worker's own facts say so."""
+    told = []
+    for threads in (1, 2):
+        with workers(("numpy:float32",), [], threads) as running:
+            assert isinstance(running.contestant("numpy:float32"), Contestant)
+            scanned = scan(("numpy:float32",), at(SMALL, 4), running, Limits(budget=5.0, rounds=6))
+            told.append((running.facts("numpy:float32") or {})["threads"])
+            assert scanned.machine["threads of a side"] == str(threads)
+    assert "OMP_NUM_THREADS=1" in told[0]
+    assert "OMP_NUM_THREADS=2" in told[1]
 
 
 @pytest.mark.parametrize("name", sorted({*ASKED, "numpy:float32"}))
