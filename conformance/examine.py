@@ -220,22 +220,23 @@ def _campaign(state: Examination) -> Failed | None:
         state.recall(line)
     todo = (block_at(chosen.seed, group, index, count, lattice) for index, count in campaign.blocks(group))
     block = next(todo, None)
-    if block is not None:
-        state.host.begin(block)
+    begun = False
     while block is not None and not state.hopeless:
         if chosen.stopped():
             raise Interrupted
+        if not begun:
+            state.host.begin(block)
         answer = state.host.finish(block)
         after = next(todo, None)
-        if after is not None and not answer.apart:
+        # The worker is needed for what the answer lacks before it can begin with the next block.
+        begun = after is not None and not answer.apart
+        if after is not None and begun:
             state.host.begin(after)
         failure = state.block(block, answer)
         if failure is not None:
-            if after is not None and not answer.apart:
+            if after is not None and begun:
                 state.host.finish(after)
             return _smallest(state, failure, lattice)
-        if after is not None and answer.apart:
-            state.host.begin(after)
         block = after
     return None
 

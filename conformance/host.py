@@ -168,6 +168,8 @@ class Host:
         return answer
 
     def _started(self) -> Process | Broken:
+        # Another message would get the block's answer.
+        assert self._sent is None, "a block was begun and not finished"
         if self._process is not None:
             return self._process
         if self._hopeless is not None:

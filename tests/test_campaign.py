@@ -17,7 +17,7 @@ from conformance.case import Case
 from conformance.cells import cell_named
 from conformance.compare import Observed, together
 from conformance.errors import CaseError, RecordError
-from conformance.examination import Settings
+from conformance.examination import MAX_BROKEN_IN_A_ROW, Settings
 from conformance.faults import catalogue
 from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block, observed_of, planted
@@ -179,6 +179,16 @@ def test_a_case_that_breaks_the_worker_is_found_and_its_mates_are_finished(
     assert sum(line.cases for line in record.blocks) == CASES
     assert sum(line.agreeing for line in record.blocks) == CASES - len(broken)
     assert any(isinstance(finding.verdict, Broken) for finding in record.findings)
+
+
+def test_a_group_that_is_left_takes_nothing_along(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A candidate that only raises for a while loses one group; the worker owes no answer to the next one."""
+    record = ran(tmp_path / "a.jsonl", [miniature("ill")])
+    first, second = record.findings
+    assert isinstance(first.verdict, Broken)
+    assert sum(isinstance(trial.verdict, Broken) for trial in record.trials) == MAX_BROKEN_IN_A_ROW
+    assert isinstance(second.verdict, Agrees)
+    assert sum(line.cases for line in blocks_of(record, second.requirement)) == CASES // 2
 
 
 def test_another_path_in_one_case_is_not_lost(miniature: MiniatureOf, tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ def run(
         _refuse_partial(known_file, pattern, dtypes, case_file)
     elif held and only is not None:
         raise SpecError("a single case cannot be held to a list of known divergences", where="--known with --case")
+    if only is not None and (cases is not None or resumed is not None):
+        raise SpecError("a single case is neither a campaign nor gone on with", got="--case with --cases or --resume")
     campaign = _campaign(groups, cases, shard)
     if scheduler is not None:
         if campaign is None or shard is not None or resumed is not None or update_known:

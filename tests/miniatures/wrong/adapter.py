@@ -44,6 +44,10 @@ def run(case: WorkerCase):
             os.abort()
         case "raises_rare" if rare(case):
             raise ArithmeticError("not this one")
+        case "ill":
+            ANSWERED.append(1)
+            if 40 < len(ANSWERED) <= 75:
+                raise ArithmeticError("not now")
         case "dies_once":
             ANSWERED.append(1)
             marker = Path(os.environ["MINIATURE_MARKER"])
