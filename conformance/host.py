@@ -122,7 +122,6 @@ class Host:
 
     def begin(self, block: Block) -> None:
         """Send a block to the worker; `finish` has the answer. In between the caller may do something else."""
-        self._sent = None
         process = self._started()
         if isinstance(process, Broken):
             return
@@ -168,8 +167,10 @@ class Host:
         return answer
 
     def _started(self) -> Process | Broken:
-        # Another message would get the block's answer.
-        assert self._sent is None, "a block was begun and not finished"
+        if self._sent is not None:  # a block that nobody finished: the next message would get its answer
+            self._sent = None
+            if self._process is not None:
+                self._give_up(patience=0.0)
         if self._process is not None:
             return self._process
         if self._hopeless is not None:

@@ -16,9 +16,12 @@ from conformance.campaign import BLOCK, Campaign, block, block_at, chunk, spread
 from conformance.case import Case
 from conformance.cells import cell_named
 from conformance.compare import Observed, together
+from conformance.environments import current
 from conformance.errors import CaseError, RecordError
 from conformance.examination import MAX_BROKEN_IN_A_ROW, Settings
+from conformance.exchange import Observation
 from conformance.faults import catalogue
+from conformance.host import Host
 from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block, observed_of, planted
 from conformance.order import ordered
@@ -189,6 +192,21 @@ def test_a_group_that_is_left_takes_nothing_along(miniature: MiniatureOf, tmp_pa
     assert sum(isinstance(trial.verdict, Broken) for trial in record.trials) == MAX_BROKEN_IN_A_ROW
     assert isinstance(second.verdict, Agrees)
     assert sum(line.cases for line in blocks_of(record, second.requirement)) == CASES // 2
+
+
+def test_a_block_that_nobody_finished_answers_nothing_else(miniature: MiniatureOf) -> None:
+    """After a block whose answer was not read, a case gets its own answer."""
+    candidate = miniature("good")
+    (group,) = plan([candidate], ASKED[:1])
+    held = block_at(3, group, 1, 8, lattice_of(group.requirement, group.dtype))
+    with Host(candidate.adapter, candidate.variant, current(), incident=lambda _: None, ready=lambda *_: None) as host:
+        host.begin(held)
+        answer = host.observe(held.case(2))
+        assert isinstance(answer, Observation)
+        assert isinstance(judge(held.case(2), answer.observed, ()), Agrees)
+        host.begin(held)
+        host.begin(held)
+        assert host.finish(held).places == tuple(range(8))
 
 
 def test_another_path_in_one_case_is_not_lost(miniature: MiniatureOf, tmp_path: Path) -> None:
