@@ -67,6 +67,8 @@ def _against(kind: Kind, told: str, *, met: bool, decides: bool) -> Ruling:
             return Ruling(ends="failed" if decides else "expected", why=f"could not tell: {told}", change=kind)
         case "unchanged":
             return Ruling(ends="passed" if met else "expected", why=told)
+        case "changed" if not met and decides:  # as a gate: neither safe nor regressed, and not passed over
+            return Ruling(ends="failed", why=told, change=kind)
         case "changed" | "gone" | "fixed" | "new":
             return Ruling(ends="passed" if met else "expected", why=told, change=kind)
         case _:
