@@ -73,7 +73,9 @@ def test_relations_raise_no_false_alarm_in_other_dtypes(relation: str, dtype: st
 
 
 @pytest.mark.parametrize(
-    ("requirement", "aim"), [pytest.param(r, aim, id=f"{r.name}-{aim}") for r in ASKED for aim in r.aims]
+    # `rnn-conformance faults`, which CI runs, does this for every cell.
+    ("requirement", "aim"),
+    [pytest.param(r, aim, id=f"{r.name}-{aim}") for r in ASKED if r.cell in ("gru", "lstm") for aim in r.aims],
 )
 def test_each_aim_planted_is_noticed(requirement: Requirement, aim: str) -> None:
     """The implementation that the requirement exists for diverges under it, or breaks its contract."""
