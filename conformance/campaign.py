@@ -78,22 +78,26 @@ def spread(total: int, groups: Sequence[Group]) -> dict[tuple[str, str], int]:
 
 def block_at(base: int, group: Group, index: int, count: int, lattice: Lattice) -> Block:
     """A block of the campaign on a group: the same numbers for every candidate that has a place for them."""
-    requirement, variant = group.requirement, group.candidate.variant
+    requirement = group.requirement
     number, place = divmod(index, CHUNK)
     # All candidates begin with the same block at the same time: one draws it, the others wait for that.
     with _DRAWING:
         signature = chunk(base, f"{requirement.name} {group.dtype}", number, requirement.cell, lattice)[place]
-        if not variant.unbatched:
-            signature = replace(signature, batched=True)
-        drawn = block(
-            signature,
-            index,
-            count,
-            cell=requirement.cell,
-            dtype=group.dtype,
-            initial=requirement.initial,
-            zeroed=group.zeroed,
-        )
+        return block_of(signature, group, index, count)
+
+
+def block_of(signature: Signature, group: Group, index: int, count: int) -> Block:
+    """The block of a signature for a group: unbatched, and with all parameters, only where the candidate has it."""
+    requirement, variant = group.requirement, group.candidate.variant
+    drawn = block(
+        signature if variant.unbatched else replace(signature, batched=True),
+        index,
+        count,
+        cell=requirement.cell,
+        dtype=group.dtype,
+        initial=requirement.initial,
+        zeroed=group.zeroed,
+    )
     return drawn.like(variant.declared(drawn.first))
 
 

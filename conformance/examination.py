@@ -187,12 +187,14 @@ class Examination:
 
     def block(self, block: Block, answer: Observations) -> Failed | None:
         """Judge and record the cases of a block, up to the first that diverges."""
+        before = self.trials
         places, observed, paths = self._gathered(block, answer)
-        agreeing, worst, compared, judged = 0, 0.0, 0, block.count - len(places)
+        lost = self.trials - before  # recorded already: what broke, or took another path
+        agreeing, worst, compared, judged = 0, 0.0, 0, lost
         # Asking every case which faults it rules out costs more than all the rest: the first chunk does it, and each of
         # its blocks for itself, so that it is the same in whichever shard it is.
         against = set(self.remaining) if block.index < CHUNK else set[str]()
-        before = frozenset(against)
+        asked = frozenset(against)
         failure: Failed | None = None
         if observed is not None:
             for row, verdict in enumerate(judge_block(block, places, observed, against)):
@@ -216,7 +218,7 @@ class Examination:
             block=block.index,
             cases=judged,
             agreeing=agreeing,
-            excluded=tuple(sorted(before - against)),
+            excluded=tuple(sorted(asked - against)),
             digest=block.digest,
             origin=block.origin,
             shape=(size.batch, size.time, size.features, size.hidden),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -34,12 +34,10 @@ def joined(records: Sequence[Record]) -> Record:
     parts = sorted(records, key=lambda record: record.header.shard)
     _check(parts)
     first = parts[0]
-    lines: list[Line] = list(_candidates(parts))
-    for name in first.header.candidates:
-        for entry in first.header.requirements:
-            found = [f for part in parts for f in part.findings if (f.candidate, f.requirement) == (name, entry.name)]
-            for dtype in dict.fromkeys(finding.dtype for finding in found):
-                lines += _group((name, entry.name, dtype), parts, [f for f in found if f.dtype == dtype])
+    lines: list[Line] = [] if first.known is None else [first.known]
+    lines += _candidates(parts)
+    for key in dict.fromkeys((f.candidate, f.requirement, f.dtype) for part in parts for f in part.findings):
+        lines += _group(key, parts)
     lines += [line for part in parts for line in part.incidents]
     findings = [line for line in lines if isinstance(line, Finding)]
     finished = max(part.footer.finished for part in parts if part.footer is not None)
@@ -103,39 +101,36 @@ def _candidates(parts: Sequence[Record]) -> Iterator[CandidateLine]:
     yield from known.values()
 
 
-def _group(key: _Key, parts: Sequence[Record], found: Sequence[Finding]) -> Iterator[Line]:
+def _group(key: _Key, parts: Sequence[Record]) -> Iterator[Line]:
     """The lines of one candidate, requirement and dtype, and the finding over all of them."""
-
-    def own(lines: Iterable[Trial | BlockLine | Probe]) -> Iterator[Trial | BlockLine | Probe]:
-        return (line for line in lines if (line.candidate, line.requirement, line.dtype) == key)
-
-    once: dict[tuple[str, str], Trial] = {}
+    found = [_finding(part, key) for part in parts]
+    trials: list[Trial] = []
     for part in parts:
-        for trial in own(part.trials):
-            assert isinstance(trial, Trial)
-            once.setdefault((trial.phase, trial.case.digest), trial)
-    blocks = sorted(
-        (line for part in parts for line in own(part.blocks) if isinstance(line, BlockLine)),
-        key=lambda line: line.block,
-    )
-    trials = list(once.values())
+        # Every shard tries the ordinary cases; only what came out otherwise in a later one is news.
+        told = {_outcome(trial) for trial in trials}
+        trials += [t for t in part.trials if _key(t) == key and (t.block is not None or _outcome(t) not in told)]
+    blocks = sorted((b for part in parts for b in part.blocks if _key(b) == key), key=lambda block: block.block)
     diverging = next((finding for finding in found if isinstance(core(finding.verdict), Diverges)), None)
     stop = next((line.block for line in blocks if line.diverges), None)
     if stop is not None:
         blocks = [line for line in blocks if line.block <= stop]
-        (diverging,) = own_findings(parts[stop % len(parts)], key)
-        shrunk = {t.case.digest for t in own(parts[stop % len(parts)].trials) if isinstance(t, Trial)}
+        diverging, owner = found[stop % len(parts)], parts[stop % len(parts)]
+        shrunk = {t.case.digest for t in owner.trials if _key(t) == key}
         trials = [
             t
             for t in trials
             if (t.case.digest in shrunk if t.phase == "shrunk" else t.block is None or t.block <= stop)
         ]
-    yield from list(own(line for part in parts for line in part.probes))[:1]
+    yield from [probe for part in parts for probe in part.probes if _key(probe) == key][:1]
     yield from trials
     yield from blocks
     counted = len(trials) + sum(line.agreeing for line in blocks)
-    if diverging is not None:
-        yield replace(diverging, trials=counted, seconds=sum(finding.seconds for finding in found))
+    seconds = sum(finding.seconds for finding in found)
+    # What broke in one shard without a trial has left its cases untried: the others cannot speak for it.
+    broken = next((finding for finding in found if isinstance(core(finding.verdict), Broken)), None)
+    told_by_one = diverging or broken
+    if told_by_one is not None:
+        yield replace(told_by_one, trials=counted, seconds=seconds)
         return
     verdicts: list[TrialVerdict] = [trial.verdict for trial in trials if isinstance(trial.verdict, _TRIED)]
     verdicts += [
@@ -147,16 +142,31 @@ def _group(key: _Key, parts: Sequence[Record], found: Sequence[Finding]) -> Iter
     if not verdicts:  # declared out
         yield first
         return
-    found_together = combine(verdicts, required=frozenset(first.visible))
-    verdict: Verdict = found_together
+    together = combine(verdicts, required=frozenset(name for finding in found for name in finding.visible))
+    verdict: Verdict = together
     if isinstance(first.verdict, Unrepresentable):
-        verdict = replace(first.verdict, subspace=found_together)
-    yield replace(first, verdict=verdict, trials=counted, seconds=sum(finding.seconds for finding in found))
+        verdict = replace(first.verdict, subspace=together)
+    yield replace(first, verdict=verdict, trials=counted, seconds=seconds)
 
 
-def own_findings(part: Record, key: _Key) -> tuple[Finding, ...]:
-    """The findings of a record on one candidate, requirement and dtype."""
-    return tuple(f for f in part.findings if (f.candidate, f.requirement, f.dtype) == key)
+def _key(line: Trial | BlockLine | Probe | Finding) -> _Key:
+    return (line.candidate, line.requirement, line.dtype)
+
+
+def _outcome(trial: Trial) -> tuple[str, str, type[Verdict]]:
+    return (trial.phase, trial.case.digest, type(trial.verdict))
+
+
+def _finding(part: Record, key: _Key) -> Finding:
+    own = [finding for finding in part.findings if _key(finding) == key]
+    if len(own) != 1:
+        raise RecordError(
+            "a shard does not answer what the others do",
+            where=f"{part.path}, {' '.join(key)}",
+            got=f"{len(own)} findings",
+            wanted="one",
+        )
+    return own[0]
 
 
 _TRIED = (Agrees, Diverges, Inconclusive, Broken)

@@ -22,7 +22,7 @@ from msgspec.structs import replace as replace_struct
 
 from conformance.bench import machine
 from conformance.block import Block
-from conformance.campaign import BLOCK, CHUNK, Campaign, block, block_at, chunk
+from conformance.campaign import BLOCK, CHUNK, Campaign, block, block_at, block_of, chunk
 from conformance.case import Shape
 from conformance.examination import Settings
 from conformance.examine import campaigned
@@ -123,17 +123,7 @@ class Bench:
     def made(self, group: Group, shape: Shape, index: int, count: int, *, batched: bool = True) -> Block:
         """A block of one shape."""
         signature = Signature(shape=shape, batched=batched, seed=self.seed, scale=0.8, decimals=12, fills=())
-        requirement, variant = group.requirement, group.candidate.variant
-        drawn = block(
-            signature if variant.unbatched else replace(signature, batched=True),
-            index,
-            count,
-            cell=requirement.cell,
-            dtype=group.dtype,
-            initial=requirement.initial,
-            zeroed=group.zeroed,
-        )
-        return drawn.like(variant.declared(drawn.first))
+        return block_of(signature, group, index, count)
 
     def blocks(self, group: Group, seed: int, cases: int) -> list[Block]:
         """The blocks of one round's campaign."""

@@ -26,7 +26,18 @@ from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block, observed_of, planted
 from conformance.order import ordered
 from conformance.plan import Candidate, Group, plan
-from conformance.record import BlockLine, Finding, Footer, Incident, Line, Record, RecordWriter, Trial, read_record
+from conformance.record import (
+    BlockLine,
+    Finding,
+    Footer,
+    Incident,
+    KnownList,
+    Line,
+    Record,
+    RecordWriter,
+    Trial,
+    read_record,
+)
 from conformance.requirement import REQUIREMENTS
 from conformance.resume import resumption
 from conformance.rounding import DTYPES, format_of
@@ -191,6 +202,7 @@ def test_a_group_that_is_left_takes_nothing_along(miniature: MiniatureOf, tmp_pa
     assert isinstance(first.verdict, Broken)
     assert sum(isinstance(trial.verdict, Broken) for trial in record.trials) == MAX_BROKEN_IN_A_ROW
     assert isinstance(second.verdict, Agrees)
+    assert blocks_of(record, first.requirement)[-1].cases == MAX_BROKEN_IN_A_ROW, "what was left is not counted"
     assert sum(line.cases for line in blocks_of(record, second.requirement)) == CASES // 2
 
 
@@ -289,6 +301,28 @@ def test_shards_that_do_not_belong_together_are_refused(miniature: MiniatureOf, 
     ):
         with pytest.raises(RecordError, match=text):
             joined(parts)
+
+
+def test_what_broke_in_one_shard_is_not_outvoted(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A shard that was not run, or in which an ordinary case broke, leaves the whole broken, whichever shard it is."""
+    one, two = (
+        ran(tmp_path / f"{i}.jsonl", [miniature("good")], lambda g, i=i: settings_of(g, shard=(i, 2))) for i in (1, 2)
+    )
+    absent = Broken(kind="environment", message="no such release")
+
+    def unmade(record: Record) -> Record:
+        findings = tuple(msgspec.structs.replace(f, verdict=absent, trials=0, visible=()) for f in record.findings)
+        return msgspec.structs.replace(record, findings=findings, trials=(), blocks=(), probes=())
+
+    assert all(isinstance(finding.verdict, Agrees) for finding in joined((one, two)).findings)
+    for parts in ((unmade(one), two), (one, unmade(two))):
+        assert all(finding.verdict == absent for finding in joined(parts).findings)
+    lacking = msgspec.structs.replace(two, findings=two.findings[:1])
+    with pytest.raises(RecordError, match="does not answer what the others do"):
+        joined((one, lacking))
+    held = KnownList(source="list.toml", dtypes=(), entries=())
+    both = [msgspec.structs.replace(part, known=held) for part in (one, two)]
+    assert joined(both).known == held, "a list that all were held to stays"
 
 
 def test_a_campaign_needs_something_plain(miniature: MiniatureOf) -> None:
