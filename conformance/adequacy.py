@@ -31,7 +31,7 @@ from conformance.judge import TrialVerdict, combine, judge, planted, visible_fau
 from conformance.relation import implementation, judge_relation
 from conformance.requirement import GRADIENT, REFERENCE, REQUIREMENTS, Requirement
 from conformance.rounding import Array
-from conformance.strategies import CONSTANT, GENERIC, ZERO, Signature, build
+from conformance.signature import CONSTANT, GENERIC, ZERO, Signature, build
 from conformance.verdict import Broken, Diverges
 
 Catch = Literal["named", "caught", "misnamed", "missed", "hidden"]

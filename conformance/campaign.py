@@ -15,7 +15,6 @@ from threading import Lock
 from typing import Final, TypeAlias
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
 from conformance.block import Block
 from conformance.case import Initial, Shape, make_case
@@ -24,7 +23,7 @@ from conformance.inputs import plainly
 from conformance.plan import Group
 from conformance.record import BlockLine
 from conformance.rounding import Array, round_to
-from conformance.strategies import Signature, numbers, signatures
+from conformance.signature import Signature, numbers
 
 BLOCK: Final = 32
 """Cases in a block."""
@@ -174,23 +173,9 @@ def chunk(
 
     base: the campaign's seed; name: of what is asked, so that each question has cases of its own.
     """
-    found: list[Signature] = []
+    from conformance.strategies import some_signatures  # noqa: PLC0415 - Hypothesis, only where something is drawn
 
-    # `settings` above `seed`, as in `conformance.examine`.
-    @settings(
-        max_examples=CHUNK,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-        verbosity=Verbosity.quiet,
-    )
-    @seed(zlib.crc32(f"{base} {name} {number}".encode()))
-    @given(signatures(cell=cell, lattice=lattice, overlays=False))
-    def collect(signature: Signature) -> None:
-        found.append(signature)
-
-    collect()
+    found = some_signatures(CHUNK, zlib.crc32(f"{base} {name} {number}".encode()), cell=cell, lattice=lattice)
     if not found:
         raise CaseError("Hypothesis drew no case", where=f"{name}, chunk {number}")
     # It may draw fewer than asked for where it thinks that it has seen all.

@@ -20,9 +20,8 @@ from rich.text import Text
 
 from conformance.plan import Group
 from conformance.record import Finding, Incident, Trial
-from conformance.report.annotations import inert
 from conformance.report.outcome import ORDER, outcome_of
-from conformance.report.wording import label, one_line
+from conformance.report.wording import inert, label, one_line
 from conformance.run import DONE, ENVIRONMENT
 from conformance.verdict import Broken, Unrepresentable, Verdict, core
 

@@ -35,11 +35,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import msgspec
 import platformdirs
-from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 
 from conformance import installer
@@ -333,7 +331,7 @@ def _folder() -> Path:
 def _key(name: str, requirements: Sequence[str]) -> str:
     """Readable name and a digest of all that decides what an environment contains."""
     urls = (urlsplit(Requirement(line).url or "") for line in requirements)
-    sources = sorted(_source_digest(Path(url2pathname(url.path))) for url in urls if url.scheme == "file")
+    sources = sorted(_source_digest(installer.local_path(url.path)) for url in urls if url.scheme == "file")
     here = (platform.python_version(), sysconfig.get_config_var("SOABI"), sysconfig.get_platform(), platform.machine())
     identity = json.dumps([_LAYOUT, list(requirements), sources, here])
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "environment"
@@ -435,6 +433,8 @@ def _place(folder: Path) -> Path:
 @contextmanager
 def _locked(folder: Path, *, wait_s: float, progress: Progress = _silent) -> Iterator[None]:
     """Hold the lock of one environment; the system frees it when its holder dies."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - nothing is locked where all is there already
+
     path = folder.with_name(f"{folder.name}.lock")
     lock = FileLock(path)
     try:

@@ -10,12 +10,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed
-from hypothesis import settings as hypothesis_settings
-from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
-from hypothesis.errors import Flaky
 from msgspec.structs import replace as replace_struct
 
 from conformance.campaign import Lattice, block_at
@@ -39,7 +36,6 @@ from conformance.process import Interrupted
 from conformance.record import Example, Finding, Incident, Line
 from conformance.reduction import reduced
 from conformance.requirement import GRADIENT, REFERENCE
-from conformance.strategies import cases
 from conformance.verdict import Agrees, Diverges, Inconclusive, Verdict
 
 # Of the generated cases that reference agreement gets, a relation gets one in so many.
@@ -47,10 +43,6 @@ RELATION_SHARE: Final = 5
 # Reducing asks so often: a relation or a gradient is asked by several runs, or a costly judgement, each time.
 _QUESTIONS: Final = 120
 _COSTLY_QUESTIONS: Final = 40
-
-
-class _Divergence(Exception):
-    """Raised inside Hypothesis's test function; without arguments, which would make each one a bug of its own."""
 
 
 def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line], None]) -> Finding:
@@ -160,47 +152,40 @@ def _generated(state: Examination) -> Failed | None:
         return None
     failure: Failed | None = None
 
-    # `settings` above `seed`: a seed alone switches the example database off.
-    @hypothesis_settings(
-        max_examples=examples,
-        database=_database(group, state.host.version, chosen),
-        deadline=None,
-        phases=(Phase.reuse,) if chosen.remembered is not None else (Phase.reuse, Phase.generate),
-        suppress_health_check=list(HealthCheck),
-        verbosity=Verbosity.quiet,
-        print_blob=False,
-        report_multiple_bugs=False,
-    )
-    @seed(_seed(group, chosen.seed))
-    @given(
-        cases(
-            cell=group.requirement.cell,
-            dtype=group.dtype,
-            initial=group.requirement.initial,
-            unbatched=group.candidate.variant.unbatched,
-            zeroed=group.zeroed,
-            features=group.requirement.features,
-            padding=group.candidate.variant.padding,
-            lattice=lattice,
-        )
-    )
-    def check(case: Case) -> None:
+    def diverges(case: Case) -> bool:
         nonlocal failure
         if state.hopeless:
-            return
+            return False
         judged = state.judged(case)
         found = judged.failure
         if failure is None:
             state.record(judged, "generated")
         if found is not None and (failure is None or failure.verdict.faults == found.verdict.faults):
             failure = found
-            raise _Divergence
+            return True
+        return False
 
-    try:
-        check()
-    except _Divergence:
-        pass
-    except Flaky:
+    from conformance import strategies  # noqa: PLC0415 - Hypothesis, only where something is drawn
+
+    drawn = strategies.cases(
+        cell=group.requirement.cell,
+        dtype=group.dtype,
+        initial=group.requirement.initial,
+        unbatched=group.candidate.variant.unbatched,
+        zeroed=group.zeroed,
+        features=group.requirement.features,
+        padding=group.candidate.variant.padding,
+        lattice=lattice,
+    )
+    steady = strategies.search(
+        drawn,
+        diverges,
+        examples=examples,
+        number=_seed(group, chosen.seed),
+        database=_database(group, state.host.version, chosen),
+        reuse_only=chosen.remembered is not None,
+    )
+    if not steady:
         text = "a generated case diverged once and not again: the candidate is not deterministic"
         state.emit(Incident(candidate=group.candidate.name, what=text))
     return None if failure is None else _smallest(state, failure, lattice)
@@ -299,13 +284,14 @@ def _seed(group: Group, base: int) -> int:
     return zlib.crc32(f"{base} {group.requirement.name} {group.dtype}".encode())
 
 
-def _database(group: Group, version: str, chosen: Settings) -> ExampleDatabase | None:
+def _database(group: Group, version: str, chosen: Settings) -> Path | None:
+    """The folder of Hypothesis' example database."""
     if chosen.remembered is not None:
-        return DirectoryBasedExampleDatabase(chosen.remembered)
+        return chosen.remembered
     # A folder per candidate and release, also where the candidate's name has none: Hypothesis forgets kept
     # examples that pass, and what one release passes must stay with the release that fails it.
     root = chosen.database
-    return None if root is None else DirectoryBasedExampleDatabase(root / f"{slug(group)}-{version or 'unknown'}")
+    return None if root is None else root / f"{slug(group)}-{version or 'unknown'}"
 
 
 def _finding(

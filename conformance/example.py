@@ -20,7 +20,6 @@ from conformance.judge import (
 from conformance.kept import Failure
 from conformance.plan import Group
 from conformance.record import ArrayPair, Example
-from conformance.repro import render_repro
 from conformance.requirement import REFERENCE
 from conformance.rounding import Array
 from conformance.verdict import Diverges
@@ -37,6 +36,8 @@ def example_of(group: Group, chosen: Settings, failure: Failed, version: str) ->
 
     version: of the candidate's framework.
     """
+    from conformance.repro import render_repro  # noqa: PLC0415 - templates, only where something is shown
+
     base, case, observed = failure.judged.case, failure.shown.case, failure.shown.observed
     with np.errstate(over="ignore", invalid="ignore"):
         truth = cell_named(case.cell).run(case)

@@ -21,7 +21,7 @@ from conformance.environments import Interpreter
 from conformance.errors import ConformanceError
 from conformance.faults import catalogue
 from conformance.judge import judge, planted, sharpest, visible_faults
-from conformance.strategies import GENERIC, Signature, build
+from conformance.signature import GENERIC, Signature, build
 from conformance.verdict import Diverges
 
 SMALL: Final = Shape(batch=3, time=6, features=5, hidden=4)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -68,6 +69,7 @@ class Host:
         self._restarts = -1
         self._hopeless: Broken | None = None
         self._announced = False
+        self._greeted = False
         self._version = ""
         self._sent: tuple[Process, float] | None = None
 
@@ -106,6 +108,11 @@ class Host:
         if self._interpreter.kind != "current" or not self._adapter.requirements:
             return ""
         return f"; the adapter wants {', '.join(self._adapter.requirements)}, or another release of it"
+
+    def launch(self) -> None:
+        """Start the worker and do not wait for it: it imports its framework while the caller does something else."""
+        if self._process is None and self._hopeless is None:
+            self._spawn()
 
     def observe(self, case: Case) -> Observation | Broken:
         """Run one case: an observation with the shape, dtype and names of the contract, or how it broke."""
@@ -171,25 +178,30 @@ class Host:
             self._sent = None
             if self._process is not None:
                 self._give_up(patience=0.0)
-        if self._process is not None:
-            return self._process
-        if self._hopeless is not None:
+        if self._process is None and self._hopeless is None:
+            self._spawn()
+        if self._process is None:
+            assert self._hopeless is not None
             return self._hopeless
+        return self._process if self._greeted else self._welcome(self._process)
+
+    def _spawn(self) -> None:
+        """Start a worker and say what it is to be; where that is hopeless there is none afterwards."""
         self._restarts += 1
         if self._restarts > MAX_RESTARTS:
             text = f"the worker broke {self._restarts} times in a row and is not started again"
             self._hopeless = Broken(kind="abandoned", message=text)
             self._incident(self._hopeless)
-            return self._hopeless
+            return
         try:
-            process = Process(self._interpreter, self._variant.environment)
+            self._process = Process(self._interpreter, self._variant.environment)
         except OSError as error:
             self._hopeless = Broken(
                 kind="start", message=f"cannot start {self._interpreter.python}: {error.strerror or error}"
             )
             self._incident(self._hopeless)
-            return self._hopeless
-        self._process = process
+            return
+        self._greeted = False
         hello = wire.Message(
             "hello",
             {
@@ -198,7 +210,14 @@ class Host:
                 "distribution": self._adapter.distribution,
             },
         )
-        answer = self._ask(process, hello, self._adapter.start_seconds, "its start")
+        with suppress(Died):  # which is told when its answer is waited for
+            self._process.send(hello, time.monotonic() + self._adapter.start_seconds, lambda: False)
+
+    def _welcome(self, process: Process) -> Process | Broken:
+        """The worker once it has come up."""
+        seconds = self._adapter.start_seconds
+        end = time.monotonic() + seconds
+        answer = self._answer(lambda: process.receive(end, self._stopped), seconds, "its start")
         if isinstance(answer, Broken):
             broken = Broken(
                 # Beside companions that it never knew, nothing is shown about the release.
@@ -217,6 +236,7 @@ class Host:
                 self._hopeless = broken
             self._incident(broken)
             return broken
+        self._greeted = True
         if not self._announced:
             self._announced = True
             facts = answer.body.get("facts")
@@ -226,7 +246,10 @@ class Host:
         return process
 
     def _ask(self, process: Process, message: wire.Message, seconds: float, what: str) -> wire.Message | Broken:
-        answer = self._talk(lambda: process.ask(message, seconds, self._stopped), seconds, what)
+        return self._answer(lambda: process.ask(message, seconds, self._stopped), seconds, what)
+
+    def _answer(self, exchange: Callable[[], wire.Message], seconds: float, what: str) -> wire.Message | Broken:
+        answer = self._talk(exchange, seconds, what)
         if isinstance(answer, Broken) or answer.kind != "failure":
             return answer
         body = {str(key): str(value) for key, value in answer.body.items()}

@@ -18,7 +18,7 @@ from conformance.discover import data_folder
 from conformance.errors import CaseError
 from conformance.requirement import Requirement
 from conformance.rounding import Array, round_to
-from conformance.strategies import GENERIC, LATTICE, RELATION, SHORT_LATTICE, WIDE_LATTICE, Signature, build
+from conformance.signature import GENERIC, LATTICE, RELATION, SHORT_LATTICE, WIDE_LATTICE, Signature, build
 
 FORMAT: Final = "rnn-conformance-weights-1"
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from conformance.errors import EnvironmentUnavailable, Unreachable
 
@@ -378,12 +377,19 @@ def _run_pip(*arguments: str) -> tuple[subprocess.CompletedProcess[bytes], list[
     return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False), command
 
 
+def local_path(path: str) -> Path:
+    """The file or folder that the path of a file URL means."""
+    from urllib.request import url2pathname  # noqa: PLC0415 - brings a web client along, which few need
+
+    return Path(url2pathname(path))
+
+
 def _existing(settings: PipSettings, progress: Progress) -> PipSettings:
     """Leave out folders to look in that are not there: pip passes over them with a warning, uv fails."""
     kept = []
     for place in settings.find_links:
         parts = urlsplit(place)
-        local = Path(url2pathname(parts.path)) if parts.scheme == "file" else Path(place)
+        local = local_path(parts.path) if parts.scheme == "file" else Path(place)
         if (len(parts.scheme) > 1 and parts.scheme != "file") or local.exists():
             kept.append(place)
         else:

@@ -29,9 +29,6 @@ from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive
 
 TrialVerdict: TypeAlias = Agrees | Diverges | Inconclusive | Broken
 
-# A fault counts as visible on the probe when it moves some state by more than this; the smallest visible
-# effect there is about 1e-3, rounding is about 1e-15.
-_VISIBLE = 1e-6
 _PROBING = Lock()
 
 
@@ -50,48 +47,24 @@ def visible_faults(
     All candidates ask the same at the same time: one of them finds it out, the others wait for the answer.
     """
     with _PROBING:
-        return _visible(cell, initial, zeroed, features, dtype, padding, arithmetic)
+        shown = _visible(cell, initial, zeroed, features, padding)
+    declared = arithmetic_of(dtype, arithmetic)
+    faults = catalogue(cell).items()
+    return shown | {name for name, f in faults if f.arithmetic is not None and f.arithmetic(declared) is not None}
 
 
 @cache
 def _visible(
-    cell: str,
-    initial: Initial,
-    zeroed: tuple[str, ...],
-    features: tuple[str, ...],
-    dtype: str,
-    padding: Padding,
-    arithmetic: Arithmetic,
+    cell: str, initial: Initial, zeroed: tuple[str, ...], features: tuple[str, ...], padding: Padding
 ) -> frozenset[str]:
-    """As `visible_faults`.
+    """As `visible_faults`, but for faults of precision, which can show where they apply.
 
-    Decided by running every mutant and the reference in float64 on one fixed generic probe; a fault of precision can
-    show where it applies to `dtype`.
+    A fault cannot show that explains what the reference computes in float64 on one fixed generic probe.
     """
     case = probe(cell, initial, features=features, padding=padding).zeroed(zeroed)
     truth = observed_of(cell_named(case.cell).run(case))
-    declared = arithmetic_of(dtype, arithmetic)
-    with np.errstate(over="ignore", invalid="ignore"):  # the state of some mutants grows without limit
-        return frozenset(
-            name
-            for name, fault in catalogue(cell).items()
-            if (
-                _differ(case, observed_of(fault.run(case, Exact())), truth)
-                if fault.arithmetic is None
-                else fault.arithmetic(declared) is not None
-            )
-        )
-
-
-def _differ(case: Case, one: Observed, other: Observed) -> bool:
-    real = np.ones((case.shape.time, case.shape.batch, 1), dtype=bool)
-    if case.lengths is not None and case.padding == "free":
-        real = (np.arange(case.shape.time)[:, None] < np.array(case.lengths)[None])[..., None]
-    pairs = zip(one.arrays().items(), other.arrays().values(), strict=True)
-    # A number that is not finite differs from every other.
-    return any(
-        not float(np.max(np.abs(a - b) * (real if name in PER_STEP else 1.0))) <= _VISIBLE for (name, a), b in pairs
-    )
+    found = fits(case, truth, [fault for fault in catalogue(cell).values() if fault.arithmetic is None])
+    return frozenset(name for name, fit in found.items() if not (fit.explains and fit.bounded))
 
 
 def probe(cell: str, initial: Initial, *, features: tuple[str, ...] = (), padding: Padding = "zeros") -> Case:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import tomlkit
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -275,6 +274,8 @@ def _fresh(finding: Finding, verdict: Diverges, line: CandidateLine) -> KnownEnt
 
 def write_known(path: Path, entries: Sequence[KnownEntry]) -> None:
     """Rewrite a list; comments before its first entry are kept. ConformanceError where it cannot be written."""
+    import tomlkit  # noqa: PLC0415 - only for writing
+
     try:
         document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
         tables = tomlkit.aot()

@@ -29,7 +29,7 @@ from conformance.host import Host
 from conformance.judge import combine, judge
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.requirement import REQUIREMENTS, Requirement
-from conformance.strategies import Signature, build
+from conformance.signature import Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 Update = Literal["keep", "mix"]

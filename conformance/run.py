@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Final, Protocol
 
-import hypothesis
 import numpy as np
 
 from conformance import __version__
@@ -114,7 +114,7 @@ def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]
             for cell in sorted(cells)
         },
         cases=0 if campaign is None else sum(campaign.cases.values()),
-        drawn_by=f"hypothesis {hypothesis.__version__}, numpy {np.__version__}",
+        drawn_by=f"hypothesis {version('hypothesis')}, numpy {np.__version__}",
         shard=(1, 1) if campaign is None else campaign.shard,
     )
 
@@ -288,6 +288,8 @@ def _examine_all(
         case_seconds=case_seconds,
         stopped=settings.stopped,
     ) as host:
+        if any(group.unsupported is None for group in groups):
+            host.launch()
         for group in groups:
             progress.group(group)
             try:

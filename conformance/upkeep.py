@@ -32,8 +32,8 @@ from conformance.judge import judge, judge_block
 from conformance.plan import Group, interpreter_of
 from conformance.record import CandidateLine, HarnessLine, HarnessPoint, HarnessSide, Incident, Line, RecordWriter
 from conformance.run import header
+from conformance.signature import LATTICE, Signature
 from conformance.startup import Handwritten, Turn, cold, startups
-from conformance.strategies import LATTICE, Signature
 from conformance.verdict import Agrees, Broken
 
 ROUNDS: Final = 5

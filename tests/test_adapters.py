@@ -30,7 +30,7 @@ from conformance.compare import Observed, compare
 from conformance.discover import find_adapters
 from conformance.process import LAUNCH
 from conformance.repro import TEMPLATE
-from conformance.strategies import LATTICE, Signature, build
+from conformance.signature import LATTICE, Signature, build
 from conformance.worker import wire
 from conformance.worker.api import WorkerCase, assemble, attest, block, distribute, prefix_of
 

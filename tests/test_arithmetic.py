@@ -14,7 +14,7 @@ from conformance.compare import Observed
 from conformance.errors import CaseError
 from conformance.judge import judge, observed_of, sharpest, visible_faults
 from conformance.rounding import Arithmetic, arithmetic_of, round_to
-from conformance.strategies import GENERIC, Signature, build
+from conformance.signature import GENERIC, Signature, build
 from conformance.verdict import Agrees, Diverges
 
 DECLARED: list[tuple[str, Arithmetic, str]] = [

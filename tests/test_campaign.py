@@ -43,7 +43,7 @@ from conformance.resume import resumption
 from conformance.rounding import DTYPES, format_of
 from conformance.run import Silent, header, run
 from conformance.shards import joined
-from conformance.strategies import LATTICE
+from conformance.signature import LATTICE
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 MiniatureOf = Callable[[str], Candidate]

@@ -18,7 +18,8 @@ from conformance.errors import CaseError
 from conformance.inputs import lattice_of, read_case, read_weights, shipped_cases
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES, round_to
-from conformance.strategies import CONSTANT, GENERIC, LATTICE, RELATION, ZERO, Signature, build, cases
+from conformance.signature import CONSTANT, GENERIC, LATTICE, RELATION, ZERO, Signature, build
+from conformance.strategies import cases
 
 EVERYTHING = ("lengths", "reverse", "bidirectional", "layers", "gradients")
 """Every feature that a generated case can have."""

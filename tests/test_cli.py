@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from conformance.adequacy import Adequacy
 from conformance.cells import CELLS
 from conformance.cli import main
+from conformance.cli.root import COMMANDS
 from conformance.faults import CATALOGUE
 from conformance.record import read_record
 from conformance.verdict import Agrees, Diverges
@@ -201,6 +202,26 @@ def test_env_list_says_when_there_is_nothing() -> None:
     result = invoke("env", "list")
     assert result.exit_code == 0
     assert "no managed environments" in result.output
+
+
+def test_a_first_answer_waits_for_nothing_that_only_later_ones_need() -> None:
+    """Hypothesis, templates, terminals and reports are imported when something is drawn, written or shown."""
+    code = "import json, sys, conformance.cli.run; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    found = set(json.loads(done.stdout))
+    assert "conformance.examine" in found
+    assert found & {"filelock", "hypothesis", "jinja2", "pytest", "rich", "tomlkit", "urllib.request"} == set()
+    reports = {name for name in found if name.startswith(("conformance.report.", "conformance.cli.gate"))}
+    assert reports == {"conformance.report.wording"}
+
+
+def test_a_command_that_is_not_there_is_told_from_those_that_are() -> None:
+    """Commands are imported when they are asked for; what may have been meant is said all the same."""
+    result = invoke("gat")
+    assert result.exit_code == 2
+    assert "gate" in result.output
+    listed = invoke("--help").output
+    assert all(name in listed for name in COMMANDS)
 
 
 def test_help_documents_the_exit_codes() -> None:

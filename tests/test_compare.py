@@ -15,7 +15,7 @@ from conformance.compare import Fit, Observed, compare, fits, shares
 from conformance.errors import CaseError, ShapeError
 from conformance.faults import CATALOGUE, catalogue
 from conformance.judge import combine, judge, planted
-from conformance.strategies import GENERIC, Signature, build
+from conformance.signature import GENERIC, Signature, build
 from conformance.verdict import Diverges, Inconclusive
 
 SMALL = Shape(batch=3, time=6, features=5, hidden=4)

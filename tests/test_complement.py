@@ -22,7 +22,7 @@ from conformance.gradient_faults import gradient_catalogue
 from conformance.judge import hypotheses, judge, observed_of, planted, visible_faults
 from conformance.localisation import localise
 from conformance.rounding import DTYPES, Array, format_of, round_to
-from conformance.strategies import GENERIC, Signature, build
+from conformance.signature import GENERIC, Signature, build
 from conformance.verdict import Diverges
 
 FORMS = ("gru", "gru_v1")

@@ -20,7 +20,7 @@ from conformance.faults import catalogue
 from conformance.judge import hypotheses, observed_of, planted
 from conformance.localisation import KEPT, Localisation, localise
 from conformance.rounding import DTYPES, Array, format_of, round_to
-from conformance.strategies import GENERIC, Signature, build
+from conformance.signature import GENERIC, Signature, build
 
 
 def generic(cell: str = "gru", dtype: str = "float32", initial: Initial = "given", seed: int = 5) -> Case:

@@ -15,7 +15,7 @@ from conformance.compare import compare
 from conformance.faults import catalogue
 from conformance.judge import hypotheses, planted, sharpest, visible_faults
 from conformance.rounding import Array
-from conformance.strategies import GENERIC, Signature, build
+from conformance.signature import GENERIC, Signature, build
 
 FORMS = ("gru", "gru_v1")
 Weights = dict[str, Array]

@@ -28,7 +28,7 @@ from conformance.host import MAX_RESTARTS, Host, signal_name
 from conformance.judge import judge
 from conformance.plan import Candidate
 from conformance.process import TAIL_BYTES
-from conformance.strategies import LATTICE, Signature, build
+from conformance.signature import LATTICE, Signature, build
 from conformance.verdict import Agrees, Broken
 
 MiniatureOf = Callable[[str], Candidate]
@@ -183,6 +183,29 @@ def test_restarts_are_bounded(miniature: MiniatureOf) -> None:
         answers = [watched.host.observe(a_case()) for _ in range(MAX_RESTARTS + 3)]
     kinds = [answer.kind for answer in answers if isinstance(answer, Broken)]
     assert kinds == ["crash"] * (MAX_RESTARTS + 1) + ["abandoned"] * 2
+
+
+def test_a_worker_may_be_started_before_there_is_a_case_for_it(miniature: MiniatureOf) -> None:
+    """It answers as ever; one that dies meanwhile is noted and replaced; one that nobody asked leaves no trace."""
+    case = a_case()
+    with Watched(miniature("good")) as watched:
+        watched.host.launch()
+        first = watched.host.pid
+        watched.host.launch()
+        assert watched.host.pid == first
+        assert watched.facts == []
+        assert isinstance(watched.host.observe(case), Observation)
+        assert (watched.host.pid, len(watched.facts)) == (first, 1)
+    with Watched(miniature("good")) as watched:
+        watched.host.launch()
+        assert watched.host.pid is not None
+        os.kill(watched.host.pid, signal.SIGKILL)
+        assert isinstance(watched.host.observe(case), Broken)
+        assert isinstance(watched.host.observe(case), Observation)
+        assert [incident.signal for incident in watched.incidents] == ["SIGKILL"]
+    with Watched(miniature("good")) as watched:
+        watched.host.launch()
+    assert watched.incidents == []
 
 
 def test_a_framework_that_cannot_be_imported_is_a_start_failure() -> None:

@@ -18,7 +18,7 @@ from conformance.errors import CaseError
 from conformance.faults import CATALOGUE, catalogue
 from conformance.judge import combine, deviation, judge, planted, share_map, sharpest, visible_faults
 from conformance.rounding import DTYPES, FORMATS, format_of, round_to
-from conformance.strategies import GENERIC, LATTICE, RELATION, Signature, build
+from conformance.signature import GENERIC, LATTICE, RELATION, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 FORMS = ("gru", "gru_v1")

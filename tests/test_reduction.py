@@ -14,7 +14,7 @@ from conformance.compare import Observed
 from conformance.faults import catalogue
 from conformance.judge import deviation, judge, planted
 from conformance.reduction import reduced, sliced
-from conformance.strategies import GENERIC, LATTICE, RELATION, Signature, build
+from conformance.signature import GENERIC, LATTICE, RELATION, Signature, build
 from conformance.verdict import Diverges
 
 SHAPES = [shape for shape, _ in LATTICE]

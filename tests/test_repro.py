@@ -20,7 +20,7 @@ from conformance.discover import find_adapters
 from conformance.errors import SpecError
 from conformance.repro import TEMPLATE, TEMPLATES, literal, multiple, render_repro
 from conformance.rounding import DTYPES
-from conformance.strategies import LATTICE, SCALES, Signature, build
+from conformance.signature import LATTICE, SCALES, Signature, build
 
 ADAPTERS = find_adapters()
 NUMPY = ADAPTERS["numpy"]

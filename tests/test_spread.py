@@ -15,8 +15,8 @@ from conformance.compare import Observed, compare
 from conformance.faults import catalogue
 from conformance.judge import observed_of, planted
 from conformance.rounding import DTYPES, FORMATS, Array, format_of
+from conformance.signature import Signature, build
 from conformance.spread import Scattered, Spread, spread
-from conformance.strategies import Signature, build
 
 SHAPES = (
     Shape(batch=2, time=8, features=5, hidden=4),

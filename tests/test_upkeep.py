@@ -32,8 +32,8 @@ from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
 from conformance.report.text import print_summary
 from conformance.requirement import REQUIREMENTS
+from conformance.signature import LATTICE
 from conformance.startup import Handwritten
-from conformance.strategies import LATTICE
 from conformance.upkeep import Bench, take_turns
 
 MiniatureOf = Callable[[str], Candidate]

@@ -24,7 +24,8 @@ from conformance.compare import compare
 from conformance.faults import catalogue
 from conformance.judge import observed_of
 from conformance.rounding import Array
-from conformance.strategies import RELATION, Signature, build, cases
+from conformance.signature import RELATION, Signature, build
+from conformance.strategies import cases
 from conformance.worker.api import block
 
 FOUR = ("gru", "lstm", "lstm_projection", "mingru")

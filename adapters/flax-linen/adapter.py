@@ -199,6 +199,7 @@ def call_of(case: WorkerCase) -> Call:
 
 def run(case: WorkerCase) -> Result:
     """Run the compiled layer and name its outputs."""
+    programs.HELD.bound()
     if case.variant == "concat":
         return concat.run(case)
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.

@@ -202,6 +202,7 @@ def call_of(case: WorkerCase) -> Call:
 
 def run(case: WorkerCase) -> Result:
     """Run the compiled variant and name its outputs; ValueError for weights that the cell cannot hold."""
+    programs.HELD.bound()
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
     with enable_x64(case.dtype == "float64"):
         call = call_of(case)

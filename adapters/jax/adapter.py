@@ -156,6 +156,7 @@ def path_of(variant: str) -> str:
 
 def run(case: WorkerCase) -> Result:
     """Run the compiled variant and name its outputs."""
+    programs.HELD.bound()
     gradients = {}
     # 64-bit types are off in JAX unless asked for; asked for here only, other cases run as users run them.
     with enable_x64(case.dtype == "float64"):

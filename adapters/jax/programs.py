@@ -56,6 +56,8 @@ OPTIONS = {
 # JAX tells these before it looks for a kept program, and after it has one, from wherever.
 WANTED = "/jax/compilation_cache/compile_requests_use_cache"
 HAD = "/jax/core/compile/backend_compile_duration"
+# A small program takes about 5 MB of memory for as long as JAX holds it, which is for ever.
+MOST = 64
 KEPT = re.compile(r"(?P<entry>[^/]+-cache)\.(?P<digest>[0-9a-f]{64})")
 
 
@@ -236,3 +238,24 @@ def keep() -> str:
     jax.monitoring.register_event_duration_secs_listener(had)
     atexit.register(scratch.cleanup)
     return "kept from one worker to the next"
+
+
+class Held:
+    """Bounds the programs that this process holds: a campaign may ask for hundreds, and is done with most of them."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.most = most
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._had)
+
+    def _had(self, event: str, *_: Any, **__: Any) -> None:
+        self.count += event == HAD
+
+    def bound(self) -> None:
+        """Have JAX forget all programs where there are too many: those still wanted are traced, and fetched, again."""
+        if self.count > self.most:
+            jax.clear_caches()
+            self.count = 0
+
+
+HELD = Held()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -133,9 +134,18 @@ def not_compiled(kernels: int, steps: int) -> str:
 
 def build(case: WorkerCase) -> tuple[Any, str]:
     """The module, and its name as the module itself tells it."""
-    kind = {"gru": nn.GRU, "lstm": nn.LSTM, "elman": nn.RNN, "elman_relu": nn.RNN}[case.cell]
-    options = {"elman": {"nonlinearity": mx.tanh}, "elman_relu": {"nonlinearity": nn.relu}}.get(case.cell, {})
-    module = kind(case.x.shape[-1], case.hidden, **options)
+    return _built(case.cell, case.x.shape[-1], case.hidden)
+
+
+@lru_cache(maxsize=32)
+def _built(cell: str, features: int, hidden: int) -> tuple[Any, str]:
+    """As `build`, once per size: a layer draws its first weights, and MLX keeps what it has not drawn yet for ever.
+
+    Drawing them takes longer than running the layer does.
+    """
+    kind = {"gru": nn.GRU, "lstm": nn.LSTM, "elman": nn.RNN, "elman_relu": nn.RNN}[cell]
+    options = {"elman": {"nonlinearity": mx.tanh}, "elman_relu": {"nonlinearity": nn.relu}}.get(cell, {})
+    module = kind(features, hidden, **options)
     layer = f"mlx.nn.{type(module).__name__}"
     return module, f"{layer}[{module.nonlinearity.__name__}]" if options else layer
 

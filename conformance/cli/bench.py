@@ -152,7 +152,7 @@ def bench(
     with RecordWriter(path, header) as writer:
         complete = _run(steps, chosen, writer, console, threads=threads, quiet=quiet)
     record = read_record(path)
-    present(record, path, console, summarise=False)
+    present(record, path, summarise=False)
     sys.exit(exit_code(record) if complete else 3)
 
 
@@ -257,7 +257,7 @@ def measure_harness(chosen: Sequence[Candidate], output: Path, *, seed: int, rou
             raise SpecError(
                 "a candidate does not offer what is to be timed", where=group.candidate.name, got=HARNESS_ASKS
             )
-    path, console = new_record(output, "harness"), Console()
+    path = new_record(output, "harness")
     head = replace(
         header(groups, Settings(examples=0, seed=seed), sys.argv[1:]), requirements=(), faults={}, cases=0, drawn_by=""
     )
@@ -274,5 +274,5 @@ def measure_harness(chosen: Sequence[Candidate], output: Path, *, seed: int, rou
     if not complete:
         return 3
     record = read_record(path)
-    present(record, path, console, summarise=False)
+    present(record, path, summarise=False)
     return exit_code(record)

@@ -21,7 +21,7 @@ from conformance.figures import costs, per_case, smallest
 from conformance.plan import candidates_for, interpreter_of
 from conformance.report.adequacy import print_adequacy, summary
 from conformance.rounding import DTYPES
-from conformance.strategies import GENERIC
+from conformance.signature import GENERIC
 
 
 @main.command(epilog=EXIT_CODES)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
 
 from conformance import gate as gating
 from conformance.candidate import Adapter, parse_spec
@@ -112,11 +111,10 @@ def gate(
     rest = Resumption(header=head, lines=tuple(own), todo=tuple(groups))
     if resumed is not None:
         rest = resumption(read_record(resumed), head, own, groups)
-    console = Console()
-    shown = display(rest.todo, console, quiet=quiet, verbose=verbose)
+    shown = display(rest.todo, quiet=quiet, verbose=verbose)
     complete = rest.complete or _run(rest, settings, path, shown, deadline=deadline)
     record = read_record(path)
-    present(record, path, console, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
+    present(record, path, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
     if any(is_unmade(finding) for finding in record.findings):
         text = f"once the missing environment can be made, go on with the same command and --resume {path}"
         click.echo(text, err=True)

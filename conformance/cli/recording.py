@@ -1,4 +1,7 @@
-"""What commands that write a record share: their options, its name, progress, minimal cases, what they leave behind."""
+"""What commands that write a record share: their options, its name, progress, minimal cases, what they leave behind.
+
+What draws on terminals and pages is imported when there is something to show: answers begin without it.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import click
-from rich.console import Console
 
 from conformance.case import Case
-from conformance.display import Display, Lines
 from conformance.errors import ConformanceError, RecordError, SpecError
 from conformance.example import slug
 from conformance.kept import Failure, write_kept
 from conformance.plan import Group
 from conformance.record import Record
-from conformance.report.formats import print_record, rendered, step_summary, workflow_lines
 from conformance.rounding import DTYPES
 from conformance.run import Progress, Silent
 
@@ -122,14 +122,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def display(
-    groups: Sequence[Group], console: Console, *, quiet: bool, verbose: bool = False
-) -> AbstractContextManager[Progress]:
+def display(groups: Sequence[Group], *, quiet: bool, verbose: bool = False) -> AbstractContextManager[Progress]:
     """How progress is shown: rows on a terminal, elsewhere only what is not fine, unless all of it is asked for."""
     if quiet and verbose:
         raise SpecError("nothing and everything cannot both be told", got="--quiet --verbose")
     if quiet:
         return nullcontext(Silent())
+    from rich.console import Console
+
+    from conformance.display import Display, Lines
+
+    console = Console()
     return Display(groups, console) if console.is_terminal and not verbose else Lines(groups, verbose=verbose)
 
 
@@ -152,7 +155,6 @@ def written(path: Path, content: str | bytes, what: str, *, append: bool = False
 def present(
     record: Record,
     path: Path,
-    console: Console,
     *,
     junit_file: Path | None = None,
     summary_file: Path | None = None,
@@ -163,6 +165,10 @@ def present(
 
     annotate: print GitHub annotations; None: in a workflow. summarise: append to the summary of a workflow's step.
     """
+    from rich.console import Console
+
+    from conformance.report.formats import print_record, rendered, step_summary, workflow_lines
+
     html = path.with_suffix(".html")
     try:
         written(html, rendered(record, "html"), "the HTML report")
@@ -177,7 +183,7 @@ def present(
         written(Path(step), f"{step_summary(record)}\n", "the step summary", append=True)
     wanted = annotate or (annotate is None and in_workflow())
     with unread() if wanted else nullcontext():
-        print_record(record, console)
+        print_record(record, Console())
         click.echo(f"record: {path}")
         click.echo(f"report: {html}")
     if wanted:

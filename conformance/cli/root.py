@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -14,8 +15,7 @@ from threadpoolctl import threadpool_limits
 from conformance import __version__
 from conformance.discover import load_faults
 from conformance.errors import ConformanceError
-from conformance.report.annotations import inert
-from conformance.report.wording import visible
+from conformance.report.wording import inert, visible
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -50,6 +50,41 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+COMMANDS: Final = {
+    "accuracy": "accuracy",
+    "bench": "bench",
+    "bisect": "bisect",
+    "check-cell": "check_cell",
+    "env": "env",
+    "faults": "figures",
+    "figures": "figures",
+    "gate": "gate",
+    "list": "catalogue",
+    "replay": "replay",
+    "report": "report",
+    "run": "run",
+    "schema": "catalogue",
+    "smoke": "catalogue",
+    "trend": "trend",
+}
+"""The module of every command."""
+
+
+class Commands(click.Group):
+    """The commands; the module of one is imported when it is asked for, as importing all of them takes long."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name."""
+        # All of them for a name that is none: what may have been meant is said then.
+        for module in {COMMANDS[cmd_name]} if cmd_name in COMMANDS else set(COMMANDS.values()):
+            import_module(f"conformance.cli.{module}")
+        return super().get_command(ctx, cmd_name)
+
+
 adapter_option = click.option(
     "--adapter",
     "adapter_folders",
@@ -60,7 +95,7 @@ adapter_option = click.option(
 )
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rnn-conformance")
 def main() -> None:
     r"""Tell whether two RNN implementations compute the same thing, and if not, what is wrong.

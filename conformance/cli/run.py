@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from conformance.campaign import Campaign, spread
 from conformance.candidate import parse_spec
@@ -40,8 +39,7 @@ from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.order import ordered
 from conformance.plan import Candidate, Group, candidates_for, plan
-from conformance.record import Footer, RecordWriter, read_record
-from conformance.report.outcome import exit_code
+from conformance.record import Footer, Record, RecordWriter, read_record
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.resume import Resumption, resumption
 from conformance.run import Progress, header
@@ -146,8 +144,8 @@ def run(
         path = new_record(output, "run")
         _distribute(scheduler, shards, path, click.get_current_context())
         record = read_record(path)
-        present(record, path, Console(), junit_file=junit_file, summary_file=summary_file, annotate=annotate)
-        sys.exit(exit_code(record))
+        present(record, path, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
+        sys.exit(_exit_code(record))
     if shards is not None:
         raise SpecError(
             "only a cluster is told how many shards to make", got=f"--shards {shards}", wanted="--scheduler"
@@ -168,18 +166,23 @@ def run(
         rest = resumption(read_record(resumed), head, held, groups)
         if campaign is not None:
             settings = replace(settings, campaign=replace(campaign, done=rest.begun))
-    console = Console()
-    shown = display(rest.todo, console, quiet=quiet, verbose=verbose)
+    shown = display(rest.todo, quiet=quiet, verbose=verbose)
     complete = rest.complete or _run(rest, settings, path, shown, deadline=deadline)
     record = read_record(path)
     if campaign is not None and complete:
         with RecordWriter(path, record.header, ordered(record)):
             pass
         record = read_record(path)
-    present(record, path, console, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
+    present(record, path, junit_file=junit_file, summary_file=summary_file, annotate=annotate)
     if update_known and known_file is not None:
         _update(known_file, path, complete=complete)
-    sys.exit(exit_code(record) if complete else 3)
+    sys.exit(_exit_code(record) if complete else 3)
+
+
+def _exit_code(record: Record) -> int:
+    from conformance.report.outcome import exit_code
+
+    return exit_code(record)
 
 
 def _refuse_partial(known: str | None, pattern: str | None, dtypes: Sequence[str], case_file: Path | None) -> None:

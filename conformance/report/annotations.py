@@ -5,7 +5,6 @@ https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-comm
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
@@ -58,14 +57,6 @@ def run_commands(record: Record) -> str:
         if problem.kind != "unlisted"
     ]
     return "".join(f"{line}\n" for line in lines)
-
-
-def inert(text: str) -> str:
-    """Text that goes to a log in which a workflow reads commands: what looks like one is none.
-
-    A command begins a line, whatever blanks are before it; one in the old form, ``##[``, stands anywhere.
-    """
-    return re.sub(r"(?m)^(\s*):(?=:)", r"\1\\:", text).replace("##[", "##\\[")
 
 
 def _answer(text: GateText) -> tuple[str, str]:

@@ -31,6 +31,14 @@ def visible(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _escape(c) for c in text)
 
 
+def inert(text: str) -> str:
+    """Text that goes to a log in which a workflow reads commands: what looks like one is none.
+
+    A command begins a line, whatever blanks are before it; one in the old form, ``##[``, stands anywhere.
+    """
+    return re.sub(r"(?m)^(\s*):(?=:)", r"\1\\:", text).replace("##[", "##\\[")
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     if code < 0x100:

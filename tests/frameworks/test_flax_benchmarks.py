@@ -20,7 +20,7 @@ from conformance.discover import find_adapters
 from conformance.plan import Candidate, interpreter_of
 from conformance.process import LAUNCH
 from conformance.repro import render_repro
-from conformance.strategies import LATTICE, Signature, build
+from conformance.signature import LATTICE, Signature, build
 
 ADAPTERS = find_adapters()
 FORMS = ("unrolled", "lax-scan", "nnx-scan", "rnn")

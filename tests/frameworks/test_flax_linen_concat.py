@@ -22,7 +22,7 @@ from conformance.host import Host
 from conformance.judge import judge
 from conformance.plan import Candidate, interpreter_of
 from conformance.rounding import Array, round_to
-from conformance.strategies import Signature, build
+from conformance.signature import Signature, build
 from conformance.verdict import Agrees, Diverges
 
 FOLDER = data_folder("adapters") / "flax-linen"

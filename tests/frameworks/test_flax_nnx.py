@@ -18,7 +18,7 @@ from conformance.exchange import Observation
 from conformance.gradient import judge_gradients
 from conformance.host import Host
 from conformance.plan import Candidate, interpreter_of
-from conformance.strategies import LATTICE, RELATION, Signature, build
+from conformance.signature import LATTICE, RELATION, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges
 
 NNX = find_adapters()["flax-nnx"]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from conformance.candidate import Spec
@@ -25,7 +26,7 @@ from conformance.record import Finding
 from conformance.repro import render_repro
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, run
-from conformance.strategies import LATTICE, Signature, build
+from conformance.signature import LATTICE, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 MLX = find_adapters()["mlx"]
@@ -225,6 +226,21 @@ def test_the_old_defect_is_the_layers_and_not_the_loops() -> None:
     assert layer.verdict.faults == ("drop_rbhn_t0",)
     (loop,) = found(released("fast", "0.31.1"), "gru_hidden_none")
     assert isinstance(loop.verdict, Agrees), loop
+
+
+def test_the_memory_of_a_worker_does_not_grow_with_the_number_of_cases() -> None:
+    """MLX keeps what a new layer has not drawn of its first weights: 9 KB a layer, for ever."""
+    candidate, case = released("none"), a_case("gru", steps=1)
+    interpreter = interpreter_of(candidate, print)
+    host = Host(
+        candidate.adapter, candidate.variant, interpreter, incident=lambda _: None, ready=lambda _version, _facts: None
+    )
+    with host:
+        sizes = []
+        for _ in range(2):
+            assert all(isinstance(host.observe(case), Observation) for _ in range(500))
+            sizes.append(psutil.Process(host.pid).memory_info().rss)
+    assert sizes[1] - sizes[0] < 2**20, sizes
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from conformance.case import Case, Shape
 from conformance.cells import cell_named
 from conformance.discover import find_adapters
-from conformance.strategies import Signature, build
+from conformance.signature import Signature, build
 
 SOURCES = find_adapters()["mlx"].folder / "sources.py"
 BATCH, DIM, HIDDEN = 3, 5, 7

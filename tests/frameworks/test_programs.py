@@ -497,3 +497,26 @@ def test_a_folder_that_cannot_be_used_costs_only_time(tmp_path: Path) -> None:
     other, printed = run(VANISHES, tmp_path / "kept", subjects=SUBJECTS["jax"])
     assert (other["counts"], other["found"]) == ([2], told["found"][:3])
     assert printed.count("programs cannot be read") + printed.count("programs are not kept") == 1
+
+
+BOUNDED = """
+subject, most = told["subjects"][0], told["most"]
+programs.HELD.most = most
+sizes = [dict(shape=(1, time, 1), hidden=2) for time in (1, 2, 3, 4)]
+found, held = [], []
+for options in [*sizes, sizes[0]]:
+    found.append(bits(adapter.run(case(subject, **options))))
+    held.append(adapter.forward._cache_size())
+tell(found=found, held=held)
+"""
+
+
+@pytest.mark.parametrize("name", sorted(SUBJECTS))
+def test_programs_that_are_no_longer_asked_for_are_let_go(name: str, tmp_path: Path) -> None:
+    """What a worker holds is bounded, its answers are the same, and JAX says that it holds all of them otherwise."""
+    given = {"adapter": ADAPTERS[name], "subjects": SUBJECTS[name]}
+    every, _ = run(BOUNDED, tmp_path, most=64, **given)
+    few, _ = run(BOUNDED, tmp_path, most=1, **given)
+    assert every["held"] == [1, 2, 3, 4, 4]
+    assert max(few["held"]) == 2
+    assert few["found"] == every["found"]
