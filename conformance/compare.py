@@ -224,10 +224,7 @@ def fits(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, F
     ------
     CaseError: as `compare`.
     """
-    alike = [fault for fault in faults if _misreads_only(fault)] if case.stepwise and observed.finite else []
-    if len(alike) < _WORTH_STACKING or case.shape.hidden > _NOT_STACKED_ABOVE:
-        alike = []
-    found = _misreadings(case, observed, alike) if alike else {}
+    found = _misreadings(case, observed, faults) if observed.finite else {}
     for fault in faults:
         if fault.name not in found:
             comparison = compare(case, observed, fault)
@@ -238,6 +235,24 @@ def fits(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, F
 # Below so many, and with wide states, one by one is as fast.
 _WORTH_STACKING = 3
 _NOT_STACKED_ABOVE = 128
+
+
+def readings(case: Case, faults: Sequence[Fault]) -> tuple[list[Fault], Case]:
+    """Those faults that are another reading of the parameters and nothing else, and their readings as one case.
+
+    Its parameters have an axis in front: first those of the case, then one entry for each of these faults. No faults
+    where that would not be faster.
+    """
+    kind = cell_named(case.cell)
+    if not case.stepwise or case.shape.hidden > _NOT_STACKED_ABOVE:
+        return [], case
+    usual = [f for f in faults if _misreads_only(f) and (f.equations is None or f.equations == kind.equations)]
+    if len(usual) < _WORTH_STACKING:
+        return [], case
+    read = [case.parameters, *(fault.misread(case).parameters for fault in usual)]
+    stack = {name: np.array([one[name] for one in read]) for name in case.parameters}
+    parameters = {name: each[:, None] if each.ndim == 2 else each for name, each in stack.items()}
+    return usual, unchecked(case, {"parameters": parameters})
 
 
 def _misreads_only(fault: Fault) -> bool:
@@ -253,15 +268,12 @@ def _misreads_only(fault: Fault) -> bool:
 def _misreadings(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
     check_shapes(case, observed)
     declared, kind = case.format, cell_named(case.cell)
-    usual = [fault for fault in faults if fault.equations is None or fault.equations == kind.equations]
+    usual, together_read = readings(case, faults)
     if not usual:
         return {}
-    read = [fault.misread(case).parameters for fault in usual]
-    stack = {name: np.array([one[name] for one in read]) for name in case.parameters}
-    parameters = {name: each[:, None] if each.ndim == 2 else each for name, each in stack.items()}
     ops = RunningError(declared)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        trace = kind.evaluate(unchecked(case, {"parameters": parameters}), ops, seen=seen(case, observed))
+        trace = kind.evaluate(together_read, ops, seen=seen(case, observed))
         predicted = {
             "outputs": trace.outputs,
             "cells": trace.cells,
@@ -269,20 +281,21 @@ def _misreadings(case: Case, observed: Observed, faults: Sequence[Fault]) -> dic
             "final_cell": trace.final_cell,
         }
         free = case.lengths is not None and case.padding == "free"
-        worst, bounded = np.zeros(len(usual)), np.ones(len(usual), dtype=bool)
+        count = 1 + len(usual)
+        worst, bounded = np.zeros(count), np.ones(count, dtype=bool)
         for name, values in observed.arrays().items():
             rows = predicted[name]
             assert rows is not None
-            value, error = (np.broadcast_to(a, (len(usual), *a.shape[-2:])) for a in (rows.value, rows.error))
+            value, error = (np.broadcast_to(a, (count, *a.shape[-2:])) for a in (rows.value, rows.error))
             every = Bounded(value, error)
-            repeated = np.broadcast_to(values, (len(usual), *values.shape))
+            repeated = np.broadcast_to(values, (count, *values.shape))
             part = _part(case, repeated, every, ops.reference_share, declared, padded=free and name in PER_STEP)
-            flat = (len(usual), -1)
+            flat = (count, -1)
             worst = np.maximum(worst, part.share.reshape(flat).max(axis=1, initial=0.0))
             bounded &= (np.isfinite(part.bound) | ~np.isfinite(part.predicted)).reshape(flat).all(axis=1)
     return {
         fault.name: Fit(worst=float(share), bounded=bool(known))
-        for fault, share, known in zip(usual, worst, bounded, strict=True)
+        for fault, share, known in zip(usual, worst[1:], bounded[1:], strict=True)
     }
 
 

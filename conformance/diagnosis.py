@@ -9,13 +9,13 @@ from typing import Any, Final
 import numpy as np
 from msgspec.structs import replace as replace_struct
 
-from conformance.algebra import Rounded
+from conformance.algebra import Exact, Rounded
 from conformance.case import Case, Parameters, Shape, make_case
-from conformance.cells.cell import Indices, itself, wire
+from conformance.cells.cell import CORRECT, Indices, Variation, itself, wire
 from conformance.cells.fault import Fault, Transform
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import Observed, compare, unspecified
+from conformance.compare import Observed, compare, readings, seen, unspecified
 from conformance.faults import catalogue
 from conformance.localisation import LOW_PRECISION, Mask, localise
 from conformance.rounding import Array, format_of
@@ -77,16 +77,10 @@ def leanings(case: Case, observed: Observed, names: Iterable[str]) -> tuple[Lean
     }
     columns = _columns(reference["outputs"].value)
     found = []
-    faults = catalogue(case.cell)
-    for name in names:
-        fault = faults[name]
-        if fault.arithmetic is not None:
-            continue
-        effects = {
-            part: np.where(real[part], predicted - reference[part].value, 0.0) / deviation[part]
-            for part, predicted in _predicted(case, observed, fault).items()
-        }
-        leaning = _leaning(name, rho, effects, columns)
+    faults = [fault for name in names if (fault := catalogue(case.cell)[name]).arithmetic is None]
+    for fault, moved in zip(faults, _effects(case, observed, faults), strict=True):
+        effects = {part: np.where(real[part], moved[part], 0.0) / deviation[part] for part in reference}
+        leaning = _leaning(fault.name, rho, effects, columns)
         if leaning is not None:
             found.append(leaning)
     return tuple(found)
@@ -98,9 +92,49 @@ def _compared(case: Case, name: str, part: Scattered) -> Mask:
     return real & ~unspecified(case)[..., None] if name in ("outputs", "cells") else real
 
 
-def _predicted(case: Case, observed: Observed, fault: Fault | None) -> dict[str, Array]:
-    """The teacher-forced prediction of a fault, or of the reference, shaped like the parts of a comparison."""
-    return {name: part.value for name, part in scatter(case, observed, fault).items()}
+def _effects(case: Case, observed: Observed, faults: Sequence[Fault]) -> list[dict[str, Array]]:
+    """How far each fault moves every prediction from the observed states; none of them may be of precision.
+
+    Shaped like the parts of a comparison; zero, to the last bit, where a fault changes nothing.
+    """
+    alike, together = readings(case, faults)
+    found = {}
+    if alike:  # one entry for every fault, after that of the reference
+        stacked = _forced(case, observed, together, CORRECT, lead=(1 + len(alike),))
+        for number, fault in enumerate(alike, start=1):
+            found[fault.name] = {part: _moved(rows[number], rows[0]) for part, rows in stacked.items()}
+    reference = _forced(case, observed, case, CORRECT)
+    for fault in faults:
+        if fault.name not in found:
+            own = _forced(case, observed, fault.misread(case), fault.variation)
+            found[fault.name] = {part: _moved(rows, reference[part]) for part, rows in own.items()}
+    return [found[fault.name] for fault in faults]
+
+
+def _moved(one: Array, other: Array) -> Array:
+    """The difference; zero where both are equal, or both are no numbers."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, one - other)
+
+
+def _forced(
+    case: Case, observed: Observed, understood: Case, variation: Variation, *, lead: tuple[int, ...] = ()
+) -> dict[str, Array]:
+    """What each step gives from the observed state before it; with an axis in front where `understood` has one."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        trace = cell_named(case.cell).evaluate(understood, Exact(), variation=variation, seen=seen(case, observed))
+    predicted = {
+        "outputs": trace.outputs,
+        "cells": trace.cells,
+        "final_state": trace.final_state,
+        "final_cell": trace.final_cell,
+    }
+    found = {}
+    for name, values in observed.arrays().items():
+        rows = predicted[name]
+        assert rows is not None
+        found[name] = np.broadcast_to(rows, (*lead, *rows.shape[-2:])).reshape(*lead, *values.shape)
+    return found
 
 
 def _columns(predicted: Array) -> Indices:
@@ -288,22 +322,14 @@ def pairs(case: Case, observed: Observed, single: Mapping[str, float]) -> tuple[
         return ()
     right = cell_named(case.cell).equations
     faults = catalogue(case.cell)
-    reference = _predicted(case, observed, None)
-    visible = [faults[name] for name in single if _visible(case, observed, faults[name], reference)]
-    exact = [fault for fault in visible if fault.arithmetic is None]
+    alone = [fault for name in single if (fault := faults[name]).arithmetic is None]
+    moving = zip(alone, _effects(case, observed, alone), strict=True)
+    exact = [fault for fault, moved in moving if any(np.any(values) for values in moved.values())]
     found = _explaining(case, observed, exact, exact, right)
-    for name in PRECISION:
-        if not found:
-            found = _explaining(case, observed, exact, [fault for fault in visible if fault.name == name], right)
+    for fault in (faults[name] for name in PRECISION if name in single):
+        if not found and fault.arithmetic is not None and fault.arithmetic(case.format) is not None:
+            found = _explaining(case, observed, exact, [fault], right)
     return found
-
-
-def _visible(case: Case, observed: Observed, fault: Fault, reference: Mapping[str, Array]) -> bool:
-    """Whether the fault changes any prediction, or the arithmetic."""
-    if fault.arithmetic is not None:
-        return fault.arithmetic(case.format) is not None
-    predicted = _predicted(case, observed, fault)
-    return any(not np.array_equal(predicted[name], values, equal_nan=True) for name, values in reference.items())
 
 
 def _explaining(
