@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,15 +59,7 @@ def render_repro(adapter: Adapter, variant: str, case: Case) -> str:
         raise SpecError("no such call to write down", where=f"{adapter.name}:{variant}", got=f"state {case.initial}")
     container = case.dtype if case.dtype in ("float64", "float16") else "float32"
     lead = slice(None) if case.batched else 0
-    environment = Environment(
-        loader=PrefixLoader({"base": FileSystemLoader(TEMPLATES), "adapter": FileSystemLoader(adapter.folder)}),
-        undefined=StrictUndefined,
-        finalize=literal,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # this is Python, not HTML; `finalize` does the quoting  # noqa: S701
-    )
+    environment = _environment(adapter.folder)
     try:
         return environment.get_template(f"adapter/{TEMPLATE}").render(
             title=f"{adapter.title}: {chosen.title}",
@@ -88,6 +81,20 @@ def render_repro(adapter: Adapter, variant: str, case: Case) -> str:
         )
     except (TemplateError, TypeError) as error:
         raise SpecError("cannot write a repro script", where=str(template), got=str(error)) from None
+
+
+@lru_cache(maxsize=32)
+def _environment(folder: Path) -> Environment:
+    """Where an adapter's template is found; kept, because compiling templates is what a script costs."""
+    return Environment(
+        loader=PrefixLoader({"base": FileSystemLoader(TEMPLATES), "adapter": FileSystemLoader(folder)}),
+        undefined=StrictUndefined,
+        finalize=literal,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # this is Python, not HTML; `finalize` does the quoting  # noqa: S701
+    )
 
 
 def multiple(case: Case) -> int:

@@ -159,15 +159,30 @@ def round_to(dtype: str, values: Array) -> Array:
 
 
 def _round_to_bfloat16(array: Array) -> Array:
-    """Round straight from float64: going through float32 first would round twice."""
-    fmt = FORMATS["bfloat16"]
-    _, exponent = np.frexp(array)
-    # frexp gives a mantissa in [0.5, 1): 8 significant bits make the spacing 2**(exponent - 8),
-    # but never finer than that of the smallest normal (subnormals are evenly spaced).
-    spacing = np.ldexp(1.0, np.maximum(exponent - 8, -126 - 7))
-    with np.errstate(invalid="ignore", over="ignore"):
-        rounded = np.where(np.isfinite(array), np.rint(array / spacing) * spacing, array)
-    return np.where(np.abs(rounded) > fmt.largest, np.copysign(np.inf, rounded), rounded)
+    """Round straight from float64: going through float32 first would round twice.
+
+    8 significant bits make the spacing 2**(e - 7) for a value in [2**e, 2**(e + 1)), but never finer than that of the
+    smallest normal number: subnormals are evenly spaced. A number 1.5 * 2**52 times as large as the spacing has that
+    spacing itself, as float64, so that adding it rounds, ties to even, and taking it away is exact.
+    """
+    largest = FORMATS["bfloat16"].largest
+    usual = np.abs(array).max(initial=0.0) <= largest
+    values = array if usual else np.where(np.abs(array) <= largest, array, 0.0)
+    exponents = np.maximum(values.view(np.uint64) & _EXPONENT, _SMALLEST_NORMAL)
+    shift = (exponents + _SHIFT).view(np.float64)
+    rounded = np.asarray(np.copysign((values + shift) - shift, values))
+    if usual:
+        return rounded
+    # NaN stays what it is. Half a spacing past the largest value is a tie with an odd one: it goes to infinity, too.
+    beyond = np.abs(array) >= largest + 2.0 ** (127 - 8)
+    past = np.where(beyond, np.copysign(np.inf, array), np.copysign(largest, array))
+    return np.where(np.abs(array) <= largest, rounded, np.where(np.isnan(array), array, past))
+
+
+# Of float64 as bits: the exponent; 2**-126, below which bfloat16 is evenly spaced; what makes 2**e 1.5 * 2**(e + 45).
+_EXPONENT: Final = np.uint64(0x7FF << 52)
+_SMALLEST_NORMAL: Final = np.uint64((1023 - 126) << 52)
+_SHIFT: Final = np.uint64((45 << 52) | (1 << 51))
 
 
 def round_to_unit(unit: float, values: Array) -> Array:

@@ -47,6 +47,20 @@ def test_bfloat16_rounds_to_the_nearest_even(value: float) -> None:
             assert distance < other_distance or (distance == other_distance and bits >> 16 & 1 == 0) or other == rounded
 
 
+@given(st.integers(-(2**10), 2**10), st.integers(-150, 130), st.sampled_from([0.0, 2.0**-40, -(2.0**-40)]))
+def test_bfloat16_is_rounded_at_ties_in_subnormals_and_past_the_end(
+    significand: int, exponent: int, off: float
+) -> None:
+    """As exact arithmetic rounds to a multiple of the spacing, among others that are not finite; signs are kept."""
+    value = float(np.ldexp(significand + off * significand, exponent))
+    bits = max(int(np.frexp(value)[1]) - 8, -133)
+    wanted = float(np.ldexp(float(round(Fraction(value) / Fraction(2) ** bits)), bits))
+    wanted = float(np.copysign(wanted if abs(wanted) <= FORMATS["bfloat16"].largest else np.inf, value))
+    for others in ([], [np.nan, np.inf, -np.inf, -0.0, 0.0]):
+        rounded = round_to("bfloat16", np.array([value, *others]))
+        assert rounded.tobytes() == np.array([wanted, *others]).tobytes()
+
+
 def test_bfloat16_is_not_rounded_twice() -> None:
     """A value just above a tie goes up, though rounding through float32 would make it a tie and go down."""
     value = 1.0 + 2.0**-8 + 2.0**-30

@@ -199,11 +199,12 @@ SHORT = (3, 5, 4, 6)
 """A shape on which every gradient fault shows."""
 
 
-@pytest.mark.parametrize(
-    ("cell", "dtype"), [(cell, dtype) for i, cell in enumerate(CELLS) for dtype in ("float32", HALF[i % 2])]
-)
+@pytest.mark.parametrize(("cell", "dtype"), [(cell, HALF[place % 2]) for place, cell in enumerate(CELLS)])
 def test_every_planted_gradient_fault_is_outside_the_bound_and_inside_its_own(cell: str, dtype: str) -> None:
-    """One generic case catches each fault, and its own hypothesis explains it."""
+    """One generic case in half precision catches each fault, and its own hypothesis explains it.
+
+    In float32 `rnn-conformance faults`, which CI runs, catches each in every cell; the test below names them.
+    """
     case = generic(cell, dtype, SHORT)
     for name, fault in gradient_catalogue(cell).items():
         observed = planted_gradients(case, fault)
@@ -222,6 +223,8 @@ def test_every_planted_gradient_fault_is_named_by_its_own_name_only(cell: str) -
     own = gradient_catalogue(cell)
     hypotheses: dict[str, Fault | GradientFault] = {**own, **catalogue(cell)}
     faulty = {name: planted_gradients(case, fault).gradients for name, fault in own.items()}
+    for name, values in faulty.items():
+        assert not compare_gradients(case, replace(right, gradients=values)).explains, name
     named: dict[str, list[str]] = {name: [] for name in own}
     for hypothesis, fault in hypotheses.items():
         try:

@@ -91,8 +91,13 @@ def test_the_catalogue_has_every_hypothesis() -> None:
         assert {*sequencing, *PRECISION} - {"state_lane0"} <= CATALOGUE[cell].keys()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CATALOGUE["gru"])
+def planted_in(dtype: str) -> list[str]:
+    """All faults of a GRU in float32, and in the coarsest dtype; else those of precision, and some of the others."""
+    names = [*CATALOGUE["gru"]]
+    return names if dtype in ("float32", "bfloat16") else [n for n in names if n in PRECISION or n in names[::4]]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for dtype in DTYPES for name in planted_in(dtype)])
 def test_every_planted_fault_is_caught_and_named(name: str, dtype: str) -> None:
     """Each fault is caught where it can show, and explained by its own name only."""
     if not applies("gru", name, dtype):
@@ -238,7 +243,7 @@ def test_the_sharpest_names_are_told() -> None:
 def test_correct_implementations_stay_inside_the_bound(scale: float, dtype: str) -> None:
     """No false alarm over all lattice shapes and seeds, tiny to saturating weights."""
     worst = 0.0
-    for seed in range(8):
+    for seed in range(4):
         for shape, batched in LATTICE:
             signature = Signature(shape=shape, batched=batched, seed=seed, scale=scale, decimals=12, fills=())
             for cell in FORMS:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree as ET  # of what this test has written
 
 import pytest
 
@@ -38,20 +44,86 @@ def asked(variant: str) -> int:
     return len(plan(candidates, tuple(REQUIREMENTS.values())))
 
 
-def test_a_good_candidate_passes(pytester: pytest.Pytester) -> None:
+@dataclass(frozen=True)
+class Session:
+    """What a session of pytest came to: how each test ended, by its id in brackets, and its message."""
+
+    ends: Mapping[str, tuple[str, str]]
+    printed: str
+    code: int
+
+    def of(self, candidate: str) -> dict[str, tuple[str, str]]:
+        """The tests of one candidate."""
+        return {name: end for name, end in self.ends.items() if f"-wrong:{candidate}-" in name}
+
+    def only(self, requirement: str, candidate: str) -> tuple[str, str]:
+        """The one test that a candidate had, which is of this requirement."""
+        assert list(self.of(candidate)) == [f"{requirement}-wrong:{candidate}-float32"]
+        return self.ends[f"{requirement}-wrong:{candidate}-float32"]
+
+
+# What each wrong candidate is asked; the good one is asked everything.
+WRONG_IN = {
+    "drop_rbhn_t0": "gru_hidden_none",
+    "lengths_ignored": "gru_lengths",
+    "state_detached": "gru_gradient",
+    "remembers": "gru_repeated",
+    "crash": "gru_hidden_none",
+    "path": "gru_hidden_none",
+    "unknown": "gru_hidden_none",
+    "no_b_hn": "gru_hidden_none",
+}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """One session for all candidates: starting pytest, and the harness in it, is what most of them would cost."""
+    folder = tmp_path_factory.mktemp("session")
+    (folder / "tox.ini").write_text("[pytest]\n")
+    (folder / "conftest.py").write_text(
+        "import sys\ndef pytest_sessionfinish():\n"
+        "    print('FRAMEWORKS', sorted({'mlx', 'torch', 'jax', 'flax'} & set(sys.modules)))\n"
+    )
+    words = [*SUITE, "-p", "conftest", "-p", "no:xdist", "-s", "--junitxml", "ends.xml"]
+    for variant in ("good", *WRONG_IN):
+        words += ["--rnn-candidate", f"wrong:{variant}"]
+    chosen = [f"({requirement} and wrong:{variant}-)" for variant, requirement in WRONG_IN.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "-k", " or ".join(["wrong:good-", *chosen])],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "RNN_CONFORMANCE_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    ends: dict[str, tuple[str, str]] = {}
+    for case in ET.parse(folder / "ends.xml").getroot().iter("testcase"):
+        name = case.attrib["name"].removeprefix("test_requirement[").removesuffix("]")
+        (told,) = [*case] or [None]
+        ends[name] = ("passed", "") if told is None else (told.tag, told.attrib["message"] + "\n" + (told.text or ""))
+    return Session(ends=ends, printed=done.stdout, code=done.returncode)
+
+
+def test_a_good_candidate_passes(session: Session) -> None:
     """One test per requirement and dtype that it offers, with a readable id."""
-    result = pytester.runpytest_subprocess(*SUITE, "--rnn-candidate", "wrong:good", "-v")
+    ends = session.of("good")
     assert asked("good") >= 17
-    result.assert_outcomes(passed=asked("good"))
-    result.stdout.fnmatch_lines(["*test_requirement[[]gru_split-wrong:good-float32[]] PASSED*"])
-    result.stdout.fnmatch_lines(["*test_requirement[[]gru_hidden_none-wrong:good-float32[]] PASSED*"])
+    assert len(ends) == asked("good")
+    assert ends.keys() >= {"gru_split-wrong:good-float32", "gru_hidden_none-wrong:good-float32"}
+    assert {end for end, _ in ends.values()} == {"passed"}
 
 
-def test_a_wrong_candidate_fails_with_everything_needed(pytester: pytest.Pytester) -> None:
+def test_the_suite_imports_no_framework(session: Session) -> None:
+    """The pytest process never imports a framework, whatever is installed."""
+    assert "FRAMEWORKS []" in session.printed
+
+
+def test_a_wrong_candidate_fails_with_everything_needed(session: Session) -> None:
     """The message names the fault, both values at the first divergent step, the minimal case and a command."""
-    result = pytester.runpytest_subprocess(*SUITE, "--rnn-candidate", "wrong:drop_rbhn_t0", "-k", "gru_hidden_none")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
+    end, message = session.only("gru_hidden_none", "drop_rbhn_t0")
+    assert (end, session.code) == ("failure", pytest.ExitCode.TESTS_FAILED)
+    pytest.LineMatcher(message.splitlines()).fnmatch_lines(
         [
             "wrong:drop_rbhn_t0, float32: gru_hidden_none DIVERGES",
             "  tested: *numpy *",
@@ -76,37 +148,34 @@ def test_what_should_be_and_is_not_is_an_expected_failure(pytester: pytest.Pytes
 
 
 @pytest.mark.parametrize(
-    ("variant", "requirement", "words"),
+    ("variant", "words"),
     [
-        ("lengths_ignored", "gru_lengths", ["gru_lengths DIVERGES", "fault: lengths_ignored: "]),
-        ("state_detached", "gru_gradient", ["gru_gradient DIVERGES", "fault: state_detached: "]),
-        ("remembers", "gru_repeated", ["gru_repeated DIVERGES", "the same call again"]),
+        ("lengths_ignored", ["gru_lengths DIVERGES", "fault: lengths_ignored: "]),
+        ("state_detached", ["gru_gradient DIVERGES", "fault: state_detached: "]),
+        ("remembers", ["gru_repeated DIVERGES", "the same call again"]),
     ],
 )
-def test_what_is_wrong_in_one_situation_fails_there(
-    pytester: pytest.Pytester, variant: str, requirement: str, words: list[str]
-) -> None:
+def test_what_is_wrong_in_one_situation_fails_there(session: Session, variant: str, words: list[str]) -> None:
     """Lengths, gradients and relations fail with the name of the fault, or of the detour that shows it."""
-    result = pytester.runpytest_subprocess(*SUITE, "--rnn-candidate", f"wrong:{variant}", "-k", requirement)
-    result.assert_outcomes(failed=1)
+    end, message = session.only(WRONG_IN[variant], variant)
+    assert end == "failure"
     for word in words:
-        assert word in result.stdout.str()
+        assert word in message
 
 
 @pytest.mark.parametrize(
     ("variant", "word"), [("crash", "BROKEN (crash)"), ("path", "INCONCLUSIVE"), ("unknown", "none of the catalogue")]
 )
-def test_what_is_not_shown_fails(pytester: pytest.Pytester, variant: str, word: str) -> None:
+def test_what_is_not_shown_fails(session: Session, variant: str, word: str) -> None:
     """Broken and inconclusive are failures, not skips."""
-    result = pytester.runpytest_subprocess(*SUITE, "--rnn-candidate", f"wrong:{variant}", "-k", "gru_hidden_none")
-    result.assert_outcomes(failed=1)
-    assert word in result.stdout.str()
+    end, message = session.only("gru_hidden_none", variant)
+    assert end == "failure"
+    assert word in message
 
 
-def test_a_declared_gap_passes_on_its_subspace(pytester: pytest.Pytester) -> None:
+def test_a_declared_gap_passes_on_its_subspace(session: Session) -> None:
     """Unrepresentable with an agreeing subspace is neither failure nor skip."""
-    result = pytester.runpytest_subprocess(*SUITE, "--rnn-candidate", "wrong:no_b_hn", "-k", "gru_hidden_none")
-    result.assert_outcomes(passed=1)
+    assert session.only("gru_hidden_none", "no_b_hn") == ("passed", "")
 
 
 def test_a_selection_of_nothing_fails(pytester: pytest.Pytester) -> None:
@@ -139,14 +208,3 @@ def test_a_mistyped_candidate_is_a_usage_error(pytester: pytest.Pytester) -> Non
     result = pytester.runpytest_subprocess(*SUITE, "--rnn-candidate", "wrong:goood")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["*no such variant*", "*wanted: good | drop_rbhn_t0*"])
-
-
-def test_the_suite_imports_no_framework(pytester: pytest.Pytester) -> None:
-    """The pytest process never imports a framework, whatever is installed."""
-    pytester.makeconftest(
-        "import sys\ndef pytest_sessionfinish():\n"
-        "    print('FRAMEWORKS', sorted({'mlx', 'torch', 'jax', 'flax'} & set(sys.modules)))\n"
-    )
-    result = pytester.runpytest_subprocess(*SUITE, "--rnn-candidate", "wrong:good", "-p", "conftest", "-s")
-    result.assert_outcomes(passed=asked("good"))
-    result.stdout.fnmatch_lines(["*FRAMEWORKS []*"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import itertools
+import json
 import re
 import subprocess
 import sys
@@ -77,12 +79,17 @@ def run_script(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a script away from this project, with warnings as errors."""
     path = folder / "repro.py"
     path.write_text(script, encoding="utf-8")
+    return run_python(path)
+
+
+def run_python(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a file away from this project, with warnings as errors."""
     return subprocess.run(
-        [sys.executable, "-I", "-W", "error", str(path)],
+        [sys.executable, "-I", "-W", "error", str(path), *arguments],
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=folder,
+        cwd=path.parent,
         check=False,
     )
 
@@ -106,22 +113,65 @@ def spoilt(script: str, old: str, new: str) -> str:
     return head + found + body.replace(old, new, 1)
 
 
+@pytest.fixture(scope="module")
+def anywhere(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """The NumPy adapter with the template that prints everywhere, compiled once for all cases."""
+    folder = tmp_path_factory.mktemp("everywhere")
+    (folder / TEMPLATE).write_text(EVERYWHERE, encoding="utf-8")
+    return replace(NUMPY, folder=folder)
+
+
 # Running
 
 
-@pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
-@pytest.mark.parametrize("initial", INITIALS)
+# Runs scripts one after another, where importing this project fails: starting Python and NumPy is what they cost.
+RUNNER = """
+import contextlib, io, json, runpy, sys
+sys.modules["conformance"] = None
+done = {}
+for path in sys.argv[1:]:
+    code, said = 0, io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as exit:
+            code = exit.code
+    done[path] = code, said.getvalue()
+print(json.dumps(done))
+"""
+
+
 @pytest.mark.parametrize("cell", NUMPY.variants["float32"].cells)
-def test_the_script_of_a_conforming_candidate_exits_0(
-    tmp_path: Path, cell: str, initial: Initial, batched: bool
-) -> None:
-    """It runs without this project, lists every step, and says that none differs."""
-    case = a_case(cell=cell, initial=initial, batched=batched)
-    done = run_script(render_repro(NUMPY, "float32", case), tmp_path)
+def test_the_script_of_a_conforming_candidate_exits_0(tmp_path: Path, cell: str) -> None:
+    """However it is called it runs without this project, lists every step, and says that none differs."""
+    cases: dict[str, Case] = {}
+    for initial, batched in itertools.product(INITIALS, (True, False)):
+        case = a_case(cell=cell, initial=initial, batched=batched)
+        path = tmp_path / f"{initial}_{batched}.py"
+        path.write_text(render_repro(NUMPY, "float32", case), encoding="utf-8")
+        cases[str(path)] = case
+    runner = tmp_path / "runner.py"
+    runner.write_text(RUNNER, encoding="utf-8")
+    done = run_python(runner, *cases)
     assert (done.returncode, done.stderr) == (0, "")
-    steps = re.findall(r"^step (\d+): max difference", done.stdout, re.MULTILINE)
-    assert steps == [str(t) for t in range(case.shape.time)]
-    assert "no step alone differs" in done.stdout
+    told = json.loads(done.stdout)
+    assert told.keys() == cases.keys()
+    for path, case in cases.items():
+        code, said = told[path]
+        assert code == 0, said
+        steps = re.findall(r"^step (\d+): max difference", said, re.MULTILINE)
+        assert steps == [str(t) for t in range(case.shape.time)]
+        assert "no step alone differs" in said
+
+
+def test_a_script_that_needs_this_project_would_fail(tmp_path: Path) -> None:
+    """Planted: an import of the project is an error where scripts are run."""
+    runner, script = tmp_path / "runner.py", tmp_path / "script.py"
+    runner.write_text(RUNNER, encoding="utf-8")
+    script.write_text("import conformance.cells", encoding="utf-8")
+    done = run_python(runner, str(script))
+    assert done.returncode == 1
+    assert "conformance" in done.stderr
 
 
 def test_the_script_of_a_wrong_candidate_names_the_step(tmp_path: Path) -> None:
@@ -154,12 +204,12 @@ def test_nonsense_from_the_framework_differs(tmp_path: Path, spoil: str, code: i
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_the_script_holds_the_numbers_and_equations_of_the_case(
-    adapter_with: Callable[[str], Adapter], cell: str, batched: bool, scale: float, dtype: str
+    anywhere: Adapter, cell: str, batched: bool, scale: float, dtype: str
 ) -> None:
     """Its arrays are those of the case, to the last bit, and its loop gives the states of the reference."""
     case = a_case(cell=cell, dtype=dtype, scale=scale, batched=batched)
     names: dict[str, object] = {"__name__": "repro"}
-    exec(render_repro(adapter_with(EVERYWHERE), "float32", case), names)  # noqa: S102
+    exec(render_repro(anywhere, "float32", case), names)  # noqa: S102
     row = slice(None) if batched else 0
     arrays = {**names["p"], "x": names["x"], "h0": names["h0"]}  # type: ignore[dict-item]
     wanted = {**case.parameters, "x": case.x[row], "h0": case.h0[row]}
@@ -209,10 +259,9 @@ def test_no_template_no_script(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_origin_stays_text(adapter_with: Callable[[str], Adapter], tmp_path: Path, text: str) -> None:
+def test_a_hostile_origin_stays_text(anywhere: Adapter, tmp_path: Path, text: str) -> None:
     """Wherever it is printed the script still runs to its own end, and prints the text as it is."""
-    adapter = adapter_with(EVERYWHERE)
-    script = render_repro(adapter, "float32", replace(a_case(), origin=text))
+    script = render_repro(anywhere, "float32", replace(a_case(), origin=text))
     assert script.isascii()
     origins = [
         ast.literal_eval(node.value)
