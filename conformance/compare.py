@@ -214,6 +214,13 @@ class Fit:
         return self.worst <= 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foretold(Observed):
+    """An observation of which it is known that some hypotheses do not fit, and how badly: see `foretold`."""
+
+    misfits: Mapping[str, Fit]
+
+
 def fits(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
     """How each of these faults fits an observation; as `compare` says, one by one.
 
@@ -224,12 +231,70 @@ def fits(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, F
     ------
     CaseError: as `compare`.
     """
-    found = _misreadings(case, observed, faults) if observed.finite else {}
+    known = dict(observed.misfits) if isinstance(observed, Foretold) else {}
+    rest = [fault for fault in faults if fault.name not in known]
+    found = known | (_misreadings(case, observed, rest) if observed.finite else {})
     for fault in faults:
         if fault.name not in found:
             comparison = compare(case, observed, fault)
             found[fault.name] = Fit(worst=comparison.worst, bounded=comparison.bounded)
     return {fault.name: found[fault.name] for fault in faults}
+
+
+def foretold(case: Case, observed: Sequence[Observed], faults: Sequence[Fault]) -> tuple[Observed, ...]:
+    """The same observations of one case, with what is found out at once about all of them: which faults do not fit.
+
+    Every hypothesis is evaluated along all of them together, as `shares` evaluates cases; many times faster for small
+    ones. What fits is not told: `fits` compares it by itself, so nothing is explained because of this.
+
+    Raises
+    ------
+    CaseError: as `compare`.
+    """
+    plain = [place for place, each in enumerate(observed) if each.finite and not case.special and case.stepwise]
+    found = list(observed)
+    for begin in range(0, len(plain), _AT_ONCE):
+        places = plain[begin : begin + _AT_ONCE]
+        some = [observed[place] for place in places]
+        for each in some:
+            check_shapes(case, each)
+        by_fault = {fault.name: _along(case, together(some), fault) for fault in faults}
+        for row, place in enumerate(places):
+            misfits = {name: rows[row] for name, rows in by_fault.items() if not rows[row].explains}
+            known = {name: getattr(observed[place], name) for name in _OBSERVED}
+            found[place] = Foretold(**known, misfits=misfits)
+    return tuple(found)
+
+
+_AT_ONCE = 32
+_OBSERVED = tuple(each.name for each in fields(Observed))
+
+
+def _along(case: Case, observed: Observed, fault: Fault) -> list[Fit]:
+    """How a fault fits each of several observations, which have an axis in front."""
+    fmt, declared = fault.format(case), case.format
+    ops = RunningError(fmt, coarser=fmt.storage > format_of(case.dtype).storage)
+    count = len(observed.outputs)
+    free = case.lengths is not None and case.padding == "free"
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        kind = cell_named(case.cell)
+        trace = kind.evaluate(fault.misread(case), ops, variation=fault.variation, seen=seen(case, observed))
+        predicted = {
+            "outputs": trace.outputs,
+            "cells": trace.cells,
+            "final_state": trace.final_state,
+            "final_cell": trace.final_cell,
+        }
+        worst, bounded = np.zeros(count), np.ones(count, dtype=bool)
+        for name, values in observed.arrays().items():
+            rows = predicted[name]
+            assert rows is not None
+            value, error = (np.broadcast_to(a, (count, *a.shape[-2:])) for a in (rows.value, rows.error))
+            every = Bounded(value, error)
+            part = _part(case, values, every, ops.reference_share, declared, padded=free and name in PER_STEP)
+            worst = np.maximum(worst, part.share.reshape(count, -1).max(axis=1, initial=0.0))
+            bounded &= (np.isfinite(part.bound) | ~np.isfinite(part.predicted)).reshape(count, -1).all(axis=1)
+    return [Fit(worst=float(share), bounded=bool(known)) for share, known in zip(worst, bounded, strict=True)]
 
 
 # Below so many, and with wide states, one by one is as fast.

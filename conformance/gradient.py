@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -418,14 +418,23 @@ def _columns(taken: Indices) -> Callable[[Array], Array]:
 # --- comparison -------------------------------------------------------------------------------------------------------
 
 
+Enclosed: TypeAlias = dict[str, dict[str, Bounded]]
+"""Hypothesis -> every gradient within its rigorous bound, of one case along one trajectory."""
+
+
 def compare_gradients(
-    case: Case, observed: Observed, fault: Fault | GradientFault | None = None, *, roughly: bool = False
+    case: Case,
+    observed: Observed,
+    fault: Fault | GradientFault | None = None,
+    *,
+    roughly: bool = False,
+    enclosed: Enclosed | None = None,
 ) -> Comparison:
     """Compare observed gradients with the reference, or with the mutated one of `fault`, along the observed outputs.
 
     roughly: within the rigorous bound alone, which is never below the one that judges, and much cheaper: what does not
-    explain roughly does not explain. Parts go by the name of the gradient, as (1, rows, columns); those of x are
-    (1, B * T, D).
+    explain roughly does not explain. enclosed: what is known of that bound; what is found out is added. Parts go by the
+    name of the gradient, as (1, rows, columns); those of x are (1, B * T, D).
 
     Raises
     ------
@@ -435,7 +444,13 @@ def compare_gradients(
     declared = case.format
     fmt = fault.format(case) if isinstance(fault, Fault) else declared
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-        predicted = (_enclosed if roughly else _predicted)(case, seen(case, observed), fmt, fault)
+        name, known = "" if fault is None else fault.name, {} if enclosed is None else enclosed
+        if roughly and name in known:
+            predicted = known[name]
+        else:
+            predicted = (_enclosed if roughly else _predicted)(case, seen(case, observed), fmt, fault)
+        if roughly:
+            known[name] = predicted
         parts = {
             name: _part(values, predicted[name].value, predicted[name].error, declared)
             for name, values in observed.gradients.items()
@@ -556,10 +571,14 @@ def planted_gradients(case: Case, fault: Fault | GradientFault | None = None) ->
 _VISIBLE: Final = 1e-6
 
 
-def judge_gradients(case: Case, observed: Observed, against: Sequence[str] | frozenset[str]) -> TrialVerdict:
+def judge_gradients(
+    case: Case, observed: Observed, against: Sequence[str] | frozenset[str], enclosed: Enclosed | None = None
+) -> TrialVerdict:
     """The verdict on the gradients of one case; on its outputs, where these diverge already.
 
     against: the faults, of gradients or of the forward pass, still to be ruled out; as for `conformance.judge.judge`.
+    enclosed: what is known already of this case along these very outputs, for observations that differ in their
+        gradients only; what is found out is added.
 
     Raises
     ------
@@ -572,7 +591,7 @@ def judge_gradients(case: Case, observed: Observed, against: Sequence[str] | fro
     if _overflows(case, observed):
         return Inconclusive(why="the states or the gradients of this case overflow", missing=frozenset(against))
     if not reference.explains:
-        residuals = _hypotheses(case, observed)
+        residuals = _hypotheses(case, observed, {} if enclosed is None else enclosed)
         return Diverges(
             faults=sharpest(name for name, share in residuals.items() if share <= 1.0),
             evidence=_evidence(observed, reference, residuals),
@@ -642,7 +661,7 @@ def gradient_deviation(
 
 
 def _explains(case: Case, observed: Observed, fault: Fault | GradientFault | None) -> bool:
-    return fault is not None and _share(case, observed, fault) <= 1.0
+    return fault is not None and _share(case, observed, fault, {}) <= 1.0
 
 
 def _outdone(name: str, told: Sequence[str]) -> bool:
@@ -652,11 +671,11 @@ def _outdone(name: str, told: Sequence[str]) -> bool:
     return told[0] not in PRECISION or PRECISION.index(told[0]) < PRECISION.index(name)
 
 
-def _hypotheses(case: Case, observed: Observed) -> dict[str, float]:
+def _hypotheses(case: Case, observed: Observed, enclosed: Enclosed) -> dict[str, float]:
     """For every fault of either catalogue the largest share of its own bound; nothing explains what is not finite."""
     if not _finite_gradients(observed.gradients):
         return {}
-    found = {name: _share(case, observed, fault) for name, fault in _known(case).items()}
+    found = {name: _share(case, observed, fault, enclosed) for name, fault in _known(case).items()}
     return {name: share for name, share in found.items() if not np.isnan(share)}
 
 
@@ -670,14 +689,14 @@ def _known(case: Case) -> dict[str, Fault | GradientFault]:
     }
 
 
-def _share(case: Case, observed: Observed, fault: Fault | GradientFault) -> float:
+def _share(case: Case, observed: Observed, fault: Fault | GradientFault, enclosed: Enclosed) -> float:
     """The largest share of the fault's own bound; NaN where its gradient is not known here.
 
     Where the rigorous bound alone rules the fault out it is the share of that one, which is not above the other: most
     hypotheses are far off, and calibrating the bound that judges is what costs.
     """
     try:
-        roughly = compare_gradients(case, observed, fault, roughly=True)
+        roughly = compare_gradients(case, observed, fault, roughly=True, enclosed=enclosed)
         if not roughly.explains:
             return roughly.worst
         comparison = compare_gradients(case, observed, fault)

@@ -11,7 +11,7 @@ import pytest
 from conformance.behaviours import correct
 from conformance.case import Case, Shape
 from conformance.cells.fault import Fault
-from conformance.compare import Fit, Observed, compare, fits, shares
+from conformance.compare import Fit, Foretold, Observed, compare, fits, foretold, shares
 from conformance.errors import CaseError, ShapeError
 from conformance.faults import CATALOGUE, catalogue
 from conformance.judge import combine, judge, planted
@@ -164,3 +164,41 @@ def test_the_shape_of_an_observation_is_checked_before_hypotheses_are_tried() ->
     observed = correct(case)
     with pytest.raises(ShapeError):
         fits(case, replace(observed, outputs=observed.outputs[:, :1]), tuple(catalogue("gru").values()))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm_projection", "elman", "mingru"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_what_is_foretold_is_what_each_is_told_alone(cell: str, lengths: bool) -> None:
+    """All faults planted in one case: what does not fit is known beforehand, as `fits` finds it, nothing else is."""
+    features = ("lengths",) if lengths else ()
+    signature = Signature(shape=SMALL, batched=True, seed=4, scale=0.8, decimals=12, fills=())
+    case = build(signature, cell=cell, dtype="float32", initial="given", features=features)
+    faults = tuple(catalogue(cell).values())
+    observed = [planted(case, fault) for fault in faults][::3]
+    together = foretold(case, observed, faults)
+    assert len(together) == len(observed) > 5
+    for one, told in zip(observed, together, strict=True):
+        alone = fits(case, one, faults)
+        if not one.finite:
+            assert told is one
+            continue
+        assert isinstance(told, Foretold)
+        assert set(told.misfits) == {name for name, fit in alone.items() if not fit.explains}
+        assert told.misfits
+        for name, fit in told.misfits.items():
+            assert fit.bounded == alone[name].bounded
+            np.testing.assert_allclose(fit.worst, alone[name].worst, rtol=1e-9)
+
+
+def test_what_is_foretold_is_believed_and_what_is_not_is_compared() -> None:
+    """A hypothesis is not compared again; one that fits is, so that a name is never told because of a stack."""
+    case = case_of("gru")
+    faults = tuple(catalogue("gru").values())
+    (told,) = foretold(case, [planted(case, catalogue("gru")["swap_rz"])], faults)
+    assert isinstance(told, Foretold)
+    assert "swap_rz" not in told.misfits
+    wrong = replace(told, misfits={**told.misfits, "update_flip": Fit(worst=7.0, bounded=True)})
+    found = fits(case, wrong, faults)
+    assert found["update_flip"] == Fit(worst=7.0, bounded=True)
+    assert [name for name, fit in found.items() if fit.explains] == ["swap_rz"]
+    assert list(found) == [fault.name for fault in faults]
