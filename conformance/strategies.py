@@ -205,7 +205,10 @@ def _group(name: str) -> str:
     return own[:-1] if own.startswith(("W_", "b_")) else own
 
 
-_SEEDS: Final = st.integers(0, 2**32 - 1)
+# Every so often Hypothesis draws a constant of a module that is loaded, if it is in the range and above 100; which are
+# loaded depends on how the harness is installed and started. Up here are none.
+_ABOVE: Final = 2**80
+_SEEDS: Final = st.integers(_ABOVE, _ABOVE + 2**32 - 1).map(lambda drawn: drawn - _ABOVE)
 _SCALES: Final = st.sampled_from(SCALES)
 _DECIMALS: Final = st.sampled_from((1, 3, 12))
 _FILL: Final = st.integers(0, _FILLS - 1)
