@@ -45,6 +45,12 @@ WIDE_LATTICE: Final = (
 # Of relations and gradients: they run a case in several ways, in several shapes, so one shape must do.
 RELATION: Final = Shape(batch=3, time=6, features=4, hidden=5)
 
+# Of fresh shapes: how long every axis may be, and how many products a gate may need in all steps of a case. The widths
+# at which vectors and blocks of kernels end, and their neighbours, are as likely as all others together.
+LARGEST: Final = Shape(batch=9, time=33, features=65, hidden=129)
+_PRODUCTS: Final = 300_000
+_EDGES: Final = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
+
 # Weight scale relative to 1/sqrt(fan-in): trained-like, large (chaotic), tiny, saturating.
 SCALES: Final = (0.8, 2.5, 1e-3, 20.0)
 ZERO, CONSTANT = 0, 1
@@ -208,7 +214,13 @@ def _group(name: str) -> str:
 # Every so often Hypothesis draws a constant of a module that is loaded, if it is in the range and above 100; which are
 # loaded depends on how the harness is installed and started. Up here are none.
 _ABOVE: Final = 2**80
-_SEEDS: Final = st.integers(_ABOVE, _ABOVE + 2**32 - 1).map(lambda drawn: drawn - _ABOVE)
+
+
+def _integers(least: int, most: int) -> st.SearchStrategy[int]:
+    return st.integers(_ABOVE + least, _ABOVE + most).map(lambda drawn: drawn - _ABOVE)
+
+
+_SEEDS: Final = _integers(0, 2**32 - 1)
 _SCALES: Final = st.sampled_from(SCALES)
 _DECIMALS: Final = st.sampled_from((1, 3, 12))
 _FILL: Final = st.integers(0, _FILLS - 1)
@@ -252,3 +264,18 @@ def signatures(
         fills=tuple((group, draw(_FILL)) for group in groups if overlays),
         seed=draw(_SEEDS),
     )
+
+
+@st.composite
+def fresh_shapes(draw: st.DrawFn) -> tuple[Shape, bool]:
+    """Shapes of any kind, up to `LARGEST`, with whether they are batched: freely drawn, so each is a new program."""
+    hidden, features = draw(_extents(LARGEST.hidden)), draw(_extents(LARGEST.features))
+    steps = _PRODUCTS // (hidden * (hidden + features))
+    time = draw(_extents(min(LARGEST.time, steps)))
+    batch = draw(_extents(min(LARGEST.batch, steps // time)))
+    unbatched = batch == 1 and draw(st.booleans())
+    return Shape(batch=batch, time=time, features=features, hidden=hidden), not unbatched
+
+
+def _extents(most: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.sampled_from([edge for edge in _EDGES if edge <= most]), _integers(1, most))
