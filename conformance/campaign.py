@@ -2,12 +2,14 @@
 
 Hypothesis draws the signatures, a chunk of blocks at a time, from a seed of its own for each; so block 12,345 of a
 campaign is the same on every machine, whoever runs it, and can be had without the 12,344 before it.
+
+Shapes are those of the lattice, because JAX compiles a program for each; but a few blocks, those right after block 0,
+have shapes of their own. How many is a budget: what they cost does not grow with the number of cases.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -23,12 +25,16 @@ from conformance.inputs import plainly
 from conformance.plan import Group
 from conformance.record import BlockLine
 from conformance.rounding import Array, round_to
-from conformance.signature import Signature, numbers
+from conformance.signature import LATTICE, Signature, numbers
 
 BLOCK: Final = 32
 """Cases in a block."""
 CHUNK: Final = 32
 """Blocks whose signatures are drawn together."""
+FRESH: Final = 8
+"""The most fresh shapes that a requirement and dtype gets by itself."""
+_FEWEST_FRESH: Final = 2
+_FRESH_SHARE: Final = 8
 _DRAWING: Final = Lock()
 Lattice: TypeAlias = tuple[tuple[Shape, bool], ...]
 Shard: TypeAlias = tuple[int, int]
@@ -38,11 +44,13 @@ Shard: TypeAlias = tuple[int, int]
 class Campaign:
     """How much is to be tried beyond the ordinary cases.
 
-    cases: for every plain requirement and dtype, the same ones for all candidates; shard: (i, n), of n shards the i-th,
-    from 1. done: of a run that goes on, the blocks that were tried, by candidate, requirement and dtype.
+    cases: for every plain requirement and dtype, the same ones for all candidates; fresh: how many of its blocks have
+    fresh shapes; shard: (i, n), of n shards the i-th, from 1. done: of a run that goes on, the blocks that were tried,
+    by candidate, requirement and dtype.
     """
 
     cases: Mapping[tuple[str, str], int]
+    fresh: Mapping[tuple[str, str], int] = field(default_factory=dict)
     shard: Shard = (1, 1)
     done: Mapping[tuple[str, str, str], Sequence[BlockLine]] = field(default_factory=dict)
 
@@ -54,6 +62,10 @@ class Campaign:
         for index in range(mine - 1, -(-cases // BLOCK), of):
             if index not in tried:
                 yield index, min(BLOCK, cases - index * BLOCK)
+
+    def freshened(self, group: Group) -> int:
+        """How many blocks of a group have fresh shapes."""
+        return self.fresh.get((group.requirement.name, group.dtype), 0)
 
     def begun(self, group: Group) -> Sequence[BlockLine]:
         """The blocks of a group that were tried before."""
@@ -75,13 +87,36 @@ def spread(total: int, groups: Sequence[Group]) -> dict[tuple[str, str], int]:
     return {key: each + (place < more) for place, key in enumerate(keys)}
 
 
-def block_at(base: int, group: Group, index: int, count: int, lattice: Lattice) -> Block:
-    """A block of the campaign on a group: the same numbers for every candidate that has a place for them."""
+def budget(total: int | None, cases: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """How many blocks of each requirement and dtype have fresh shapes: `total` of all, shared out evenly.
+
+    At most half of what each has. Without a total one block in eight, but at least two, and at most eight.
+    """
+    found: dict[tuple[str, str], int] = {}
+    for place, (key, own) in enumerate(cases.items()):
+        blocks = -(-own // BLOCK)
+        if total is None:
+            wanted = min(max(blocks // _FRESH_SHARE, _FEWEST_FRESH), FRESH)
+        else:
+            wanted = total // len(cases) + (place < total % len(cases))
+        found[key] = min(wanted, blocks // 2)
+    return found
+
+
+def block_at(base: int, group: Group, index: int, count: int, lattice: Lattice, *, fresh: int = 0) -> Block:
+    """A block of the campaign on a group: the same numbers for every candidate that has a place for them.
+
+    fresh: so many blocks after the first one have fresh shapes.
+    """
     requirement = group.requirement
     number, place = divmod(index, CHUNK)
     # All candidates begin with the same block at the same time: one draws it, the others wait for that.
     with _DRAWING:
-        signature = chunk(base, f"{requirement.name} {group.dtype}", number, requirement.cell, lattice)[place]
+        name = f"{requirement.name} {group.dtype}"
+        signature = chunk(base, name, number, requirement.cell, lattice)[place]
+        if 0 < index <= fresh:
+            shape, batched = fresh_shape(base, name, index - 1, lattice)
+            signature = replace(signature, shape=shape, batched=batched)
         return block_of(signature, group, index, count)
 
 
@@ -166,17 +201,26 @@ def block(
 
 
 @lru_cache(maxsize=512)
-def chunk(
-    base: int, name: str, number: int, cell: str, lattice: tuple[tuple[Shape, bool], ...]
-) -> tuple[Signature, ...]:
+def chunk(base: int, name: str, number: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
     """The signatures of the blocks ``number * CHUNK`` to ``(number + 1) * CHUNK - 1``.
 
     base: the campaign's seed; name: of what is asked, so that each question has cases of its own.
     """
-    from conformance.strategies import some_signatures  # noqa: PLC0415 - Hypothesis, only where something is drawn
+    from conformance.strategies import signatures, some  # noqa: PLC0415 - Hypothesis, only where something is drawn
 
-    found = some_signatures(CHUNK, zlib.crc32(f"{base} {name} {number}".encode()), cell=cell, lattice=lattice)
-    if not found:
-        raise CaseError("Hypothesis drew no case", where=f"{name}, chunk {number}")
+    found = some(signatures(cell=cell, lattice=lattice, overlays=False), CHUNK, f"{base} {name} {number}")
     # It may draw fewer than asked for where it thinks that it has seen all.
     return tuple(found[place % len(found)] for place in range(CHUNK))
+
+
+@lru_cache(maxsize=512)
+def fresh_shape(base: int, name: str, index: int, lattice: Lattice) -> tuple[Shape, bool]:
+    """One of the fresh shapes by number, with whether it is batched: none that the lattice has.
+
+    Each is drawn from a seed of its own: of several in a row Hypothesis makes some from the one before.
+    """
+    from conformance.strategies import fresh_shapes, some  # noqa: PLC0415 - as above
+
+    strategy = fresh_shapes().filter(lambda one: one not in lattice and one not in LATTICE)
+    *_, last = some(strategy, 2, f"{base} {name} fresh shape {index}")  # It begins with the simplest one.
+    return last

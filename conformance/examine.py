@@ -203,7 +203,8 @@ def _campaign(state: Examination) -> Failed | None:
     lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
     for line in campaign.begun(group):
         state.recall(line)
-    todo = (block_at(chosen.seed, group, index, count, lattice) for index, count in campaign.blocks(group))
+    fresh = campaign.freshened(group)
+    todo = (block_at(chosen.seed, group, index, count, lattice, fresh=fresh) for index, count in campaign.blocks(group))
     block = next(todo, None)
     begun = False
     while block is not None and not state.hopeless:

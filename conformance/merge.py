@@ -127,6 +127,7 @@ def _refuse_mixture(parts: Mapping[str, Record]) -> None:
         ("seed", lambda record: record.header.seed),
         ("number of examples", lambda record: record.header.examples),
         ("number of cases", lambda record: (record.header.cases, record.header.shard)),
+        ("number of fresh shapes", lambda record: record.header.fresh_shapes),
         ("set of libraries that draw cases", lambda record: record.header.drawn_by),
         ("selection of cases", _question),
         ("list of known divergences", lambda record: _list_of(record.known)),

@@ -81,8 +81,9 @@ class Source(Struct, frozen=True, kw_only=True):
 class Header(_Line, frozen=True, kw_only=True, tag="header"):
     """The first line.
 
-    seed, examples, cases, drawn_by: what the generated cases depend on. cases: of a campaign, in all, 0 for none;
-    drawn_by: the libraries that draw them, with their versions. shard: which one of how many this is, from 1.
+    seed, examples, cases, fresh_shapes, drawn_by: what the generated cases depend on. cases: of a campaign, in all, 0
+    for none; fresh_shapes: how many of its blocks have shapes of their own; drawn_by: the libraries that draw them,
+    with their versions. shard: which one of how many this is, from 1.
 
     merged: the records that it was made of; where these were asked different things and are shown apart, each has its
     own seed and number of examples, and those of the header are the smallest.
@@ -98,6 +99,7 @@ class Header(_Line, frozen=True, kw_only=True, tag="header"):
     requirements: tuple[RequirementEntry, ...]
     faults: dict[str, tuple[FaultEntry, ...]]
     cases: int = 0
+    fresh_shapes: int = 0
     drawn_by: str = ""
     shard: tuple[int, int] = (1, 1)
     merged: tuple[Source, ...] = ()

@@ -27,6 +27,8 @@ Arrays: TypeAlias = Mapping[tuple[str, str], Array]
 
 # Of the questions, so many may be on shapes that are not among those offered.
 _FREE_SHAPES: Final = 5
+# What needs more units or features than a few may need some past the end of a vector, or of a block of a kernel.
+_WIDTHS: Final = (9, 17, 33, 65)
 # The least that a positive state may hold, as in the cases that are drawn.
 _POSITIVE: Final = 0.125
 
@@ -86,6 +88,12 @@ def _cut(search: _Search, at: tuple[int, int, int], shapes: Sequence[Shape]) -> 
         shape = replace(now, **{name: size}, output=0)
         if search.accepts(sliced(search.case, shape, at)):
             at = _moved(at, shape)
+    for name in ("hidden", "features"):
+        for size in _WIDTHS:
+            shape = replace(search.case.shape, **{name: size}, output=0)
+            if size < getattr(search.case.shape, name) and search.accepts(sliced(search.case, shape, at)):
+                at = _moved(at, shape)
+                break
 
 
 def _smaller(shape: Shape, than: Shape) -> bool:

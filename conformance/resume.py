@@ -76,6 +76,7 @@ def resumption(record: Record, head: Header, own: Sequence[Line], groups: Sequen
         ("seed", record.header.seed, head.seed),
         ("number of examples", record.header.examples, head.examples),
         ("number of cases", record.header.cases, head.cases),
+        ("number of fresh shapes", record.header.fresh_shapes, head.fresh_shapes),
         ("set of libraries that draw cases", record.header.drawn_by, head.drawn_by),
         ("shard", record.header.shard, head.shard),
         ("harness", record.header.harness, head.harness),

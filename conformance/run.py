@@ -114,6 +114,7 @@ def header(groups: Sequence[Group], settings: Settings, arguments: Sequence[str]
             for cell in sorted(cells)
         },
         cases=0 if campaign is None else sum(campaign.cases.values()),
+        fresh_shapes=0 if campaign is None else sum(campaign.fresh.values()),
         drawn_by=f"hypothesis {version('hypothesis')}, numpy {np.__version__}",
         shard=(1, 1) if campaign is None else campaign.shard,
     )

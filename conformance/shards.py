@@ -61,6 +61,7 @@ def _check(parts: Sequence[Record]) -> None:
         ("seed", [part.header.seed for part in parts]),
         ("number of examples", [part.header.examples for part in parts]),
         ("number of cases", [part.header.cases for part in parts]),
+        ("number of fresh shapes", [part.header.fresh_shapes for part in parts]),
         ("set of libraries that draw cases", [part.header.drawn_by for part in parts]),
         ("set of candidates", [part.header.candidates for part in parts]),
         ("set of requirements", [part.header.requirements for part in parts]),

@@ -7,10 +7,11 @@ Hypothesis takes as long to import as everything else together.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
@@ -19,9 +20,27 @@ from hypothesis.errors import Flaky
 
 from conformance.case import Case, Initial, Padding, Shape
 from conformance.cells import cell_named
+from conformance.errors import CaseError
 from conformance.signature import FILLS, LATTICE, SCALES, Signature, array_group, build
 
-_SEEDS: Final = st.integers(0, 2**32 - 1)
+T = TypeVar("T")
+
+# Of fresh shapes: how long every axis may be, and how many products a gate may need in all steps of a case. The widths
+# at which vectors and blocks of kernels end, and their neighbours, are as likely as all others together.
+LARGEST: Final = Shape(batch=9, time=33, features=65, hidden=129)
+_PRODUCTS: Final = 300_000
+_EDGES: Final = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
+
+# Every so often Hypothesis draws a constant of a module that is loaded, if it is in the range and above 100; which are
+# loaded depends on how the harness is installed and started. Up here are none.
+_ABOVE: Final = 2**80
+
+
+def _integers(least: int, most: int) -> st.SearchStrategy[int]:
+    return st.integers(_ABOVE + least, _ABOVE + most).map(lambda drawn: drawn - _ABOVE)
+
+
+_SEEDS: Final = _integers(0, 2**32 - 1)
 _SCALES: Final = st.sampled_from(SCALES)
 _DECIMALS: Final = st.sampled_from((1, 3, 12))
 _FILL: Final = st.integers(0, FILLS - 1)
@@ -65,6 +84,21 @@ def signatures(
         fills=tuple((group, draw(_FILL)) for group in groups if overlays),
         seed=draw(_SEEDS),
     )
+
+
+@st.composite
+def fresh_shapes(draw: st.DrawFn) -> tuple[Shape, bool]:
+    """Shapes of any kind, up to `LARGEST`, with whether they are batched: freely drawn, so each is a new program."""
+    hidden, features = draw(_extents(LARGEST.hidden)), draw(_extents(LARGEST.features))
+    steps = _PRODUCTS // (hidden * (hidden + features))
+    time = draw(_extents(min(LARGEST.time, steps)))
+    batch = draw(_extents(min(LARGEST.batch, steps // time)))
+    unbatched = batch == 1 and draw(st.booleans())
+    return Shape(batch=batch, time=time, features=features, hidden=hidden), not unbatched
+
+
+def _extents(most: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.sampled_from([edge for edge in _EDGES if edge <= most]), _integers(1, most))
 
 
 class _Divergence(Exception):
@@ -115,11 +149,14 @@ def search(
     return True
 
 
-def some_signatures(
-    count: int, number: int, *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE
-) -> list[Signature]:
-    """At most so many signatures without overlays, drawn from the seed `number`: fewer where there are no more."""
-    found: list[Signature] = []
+def some(strategy: st.SearchStrategy[T], count: int, said: str) -> list[T]:
+    """At most `count` values that Hypothesis draws, from a seed made of what is `said`: fewer where there are no more.
+
+    Raises
+    ------
+    CaseError: nothing was drawn.
+    """
+    found: list[T] = []
 
     @settings(
         max_examples=count,
@@ -129,10 +166,12 @@ def some_signatures(
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
     )
-    @seed(number)
-    @given(signatures(cell=cell, lattice=lattice, overlays=False))
-    def collect(signature: Signature) -> None:
-        found.append(signature)
+    @seed(zlib.crc32(said.encode()))
+    @given(strategy)
+    def collect(one: T) -> None:
+        found.append(one)
 
     collect()
+    if not found:
+        raise CaseError("Hypothesis drew nothing", where=said)
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from conformance.campaign import Campaign, spread
+from conformance.campaign import Campaign, budget, spread
 from conformance.candidate import parse_spec
 from conformance.case import Case, asked_of_cases
 from conformance.cli.known import known_lines, known_option
@@ -77,6 +77,14 @@ from conformance.verdict import Broken, core
     type=click.IntRange(min=1),
     help="A campaign: so many further cases in all, the same ones for every candidate, in blocks.",
 )
+@click.option(
+    "--fresh-shapes",
+    "fresh",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="So many of the campaign's blocks, at most half, have shapes drawn freely: B, T, D, H up to 9, 33, 65, 129. "
+    "JAX compiles each anew. [default: of each requirement and dtype one block in 8, at least 2, at most 8]",
+)
 @click.option("--shard", metavar="I/N", help="Of the campaign's blocks only every N-th, from the I-th on.")
 @click.option(
     "--resume",
@@ -111,6 +119,7 @@ def run(
     quiet: bool,
     verbose: bool,
     cases: int | None,
+    fresh: int | None,
     shard: str | None,
     resumed: Path | None,
     scheduler: str | None,
@@ -135,7 +144,7 @@ def run(
         raise SpecError("a single case cannot be held to a list of known divergences", where="--known with --case")
     if only is not None and (cases is not None or resumed is not None):
         raise SpecError("a single case is neither a campaign nor gone on with", got="--case with --cases or --resume")
-    campaign = _campaign(groups, cases, shard)
+    campaign = _campaign(groups, cases, fresh, shard)
     if scheduler is not None:
         if campaign is None or shard is not None or resumed is not None or update_known:
             raise SpecError(
@@ -245,16 +254,20 @@ def _groups(
     return groups
 
 
-def _campaign(groups: Sequence[Group], cases: int | None, shard: str | None) -> Campaign | None:
-    """What --cases and --shard ask for."""
+def _campaign(groups: Sequence[Group], cases: int | None, fresh: int | None, shard: str | None) -> Campaign | None:
+    """What --cases, --fresh-shapes and --shard ask for."""
     if cases is None:
+        if fresh is not None:
+            text = f"--cases N --fresh-shapes {fresh}"
+            raise SpecError("only a campaign has fresh shapes", got=f"--fresh-shapes {fresh}", wanted=text)
         if shard is not None:
             raise SpecError("only a campaign has shards", got=f"--shard {shard}", wanted="--cases N --shard I/N")
         return None
     match = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", shard or "1/1", re.ASCII)
     if match is None or int(match[1]) > int(match[2]):
         raise SpecError("cannot read the shard", got=repr(shard), wanted="I/N with I from 1 to N, e.g. 1/4")
-    return Campaign(cases=spread(cases, groups), shard=(int(match[1]), int(match[2])))
+    shared = spread(cases, groups)
+    return Campaign(cases=shared, fresh=budget(fresh, shared), shard=(int(match[1]), int(match[2])))
 
 
 _HERE = (

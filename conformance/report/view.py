@@ -460,6 +460,7 @@ class _Builder:
         """When and how the record came about."""
         header, footer = self.record.header, self.record.footer
         campaign = f"; a campaign of {header.cases:,} cases" if header.cases else ""
+        campaign += f", {count(header.fresh_shapes, 'block')} in fresh shapes" if header.fresh_shapes else ""
         campaign += f", shard {header.shard[0]} of {header.shard[1]}" if header.shard[1] > 1 else ""
         return (
             ("Started", label(header.started)),

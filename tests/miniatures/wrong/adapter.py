@@ -114,7 +114,8 @@ def gru(case: WorkerCase):
         if case.variant == "drop_rbhn_t0" and t == 0 and case.h0 is None:
             recurrent = np.zeros_like(recurrent)
         n = np.tanh(x[:, t] @ p["W_xn"].T + p["b_xn"] + recurrent)
-        h = (1 - z) * n + z * h
+        swapped = case.variant == "odd_width" and h.shape[1] % 2 == 1 and 8 < h.shape[1] != 67
+        h = z * n + (1 - z) * h if swapped else (1 - z) * n + z * h
         if case.variant == "unknown":
             h = h * np.float32(0.99)
         output = h
