@@ -32,7 +32,8 @@ from conformance.environments import cache_root, prune
 from conformance.errors import ConformanceError, EnvironmentUnavailable, RecordError
 from conformance.examination import Settings
 from conformance.plan import Candidate, Group, interpreter_of
-from conformance.record import Finding, Footer, Line, Record, RecordWriter, Trial, read_record
+from conformance.record import Finding, Footer, Line, Record, Trial
+from conformance.recordfile import RecordWriter, read_record
 from conformance.run import Silent, header, run
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 

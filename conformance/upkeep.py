@@ -30,7 +30,8 @@ from conformance.host import Host
 from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block
 from conformance.plan import Group, interpreter_of
-from conformance.record import CandidateLine, HarnessLine, HarnessPoint, HarnessSide, Incident, Line, RecordWriter
+from conformance.record import CandidateLine, HarnessLine, HarnessPoint, HarnessSide, Incident, Line
+from conformance.recordfile import RecordWriter
 from conformance.run import header
 from conformance.startup import Handwritten, Turn, cold, startups
 from conformance.strategies import LATTICE, Signature

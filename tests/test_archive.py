@@ -25,7 +25,7 @@ from conformance.discover import find_adapters
 from conformance.environments import list_environments
 from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
-from conformance.record import read_record
+from conformance.recordfile import read_record
 from conformance.requirement import REQUIREMENTS
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable
 

@@ -21,7 +21,7 @@ from conformance.adequacy import Adequacy
 from conformance.cells import CELLS
 from conformance.cli import main
 from conformance.faults import CATALOGUE
-from conformance.record import read_record
+from conformance.recordfile import read_record
 from conformance.verdict import Agrees, Diverges
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")

@@ -39,11 +39,10 @@ from conformance.record import (
     Header,
     Incident,
     Record,
-    RecordWriter,
     RequirementEntry,
     Trial,
-    read_record,
 )
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.failure import failure_message
 from conformance.report.html import render_html
 from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, overall

@@ -29,10 +29,9 @@ from conformance.record import (
     Line,
     Published,
     Record,
-    RecordWriter,
     ScanLine,
-    read_record,
 )
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.bench import scan_remarks
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline

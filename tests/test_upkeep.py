@@ -15,18 +15,8 @@ from rich.console import Console
 from conformance.cli import main
 from conformance.environments import current
 from conformance.plan import Candidate, plan
-from conformance.record import (
-    FORMAT,
-    Footer,
-    HarnessLine,
-    HarnessPoint,
-    HarnessSide,
-    Header,
-    Line,
-    Record,
-    RecordWriter,
-    read_record,
-)
+from conformance.record import FORMAT, Footer, HarnessLine, HarnessPoint, HarnessSide, Header, Line, Record
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.harness import AIMS, harness_headline, ratio_of, told, view
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline

@@ -34,7 +34,8 @@ from conformance.own_cell import (
     square_case,
 )
 from conformance.plan import Candidate, Group
-from conformance.record import Finding, Footer, Line, Record, RecordWriter, read_record
+from conformance.record import Finding, Footer, Line, Record
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.html import render_html
 from conformance.report.lesson import FRESH, Lesson, told
 from conformance.report.outcome import exit_code

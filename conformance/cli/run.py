@@ -40,7 +40,8 @@ from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.order import ordered
 from conformance.plan import Candidate, Group, candidates_for, plan
-from conformance.record import Footer, RecordWriter, read_record
+from conformance.record import Footer
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.outcome import exit_code
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.resume import Resumption, resumption

@@ -459,3 +459,11 @@ def _statement(record: Record, worst: Sequence[Result]) -> str:
     name = behaves_like(worst[0].findings)
     entry = fault_entry(record, pairs[0][0].requirement, name)
     return "" if entry is None or not entry.statement else f" \N{EM DASH} {label(entry.statement)}"
+
+
+def version_of(result: Result) -> str:
+    """The exact version under test: as the worker says, else as the candidate's spec asks."""
+    if result.line is not None and result.line.version:
+        return label(result.line.version)
+    asked = result.name.partition("==")[2]
+    return f"asked: {label(asked)}" if asked else "unknown"
