@@ -95,7 +95,7 @@ class CandidateLine(_Line, frozen=True, kw_only=True, tag="candidate"):
     """A candidate once its worker is up.
 
     version: of the framework's distribution, as the worker found it installed; facts: versions, device, BLAS
-        threads, as its worker says.
+        threads, as its worker says. framework: its own name, as a reader knows it, "" where it is not told.
     """
 
     name: str
@@ -105,6 +105,7 @@ class CandidateLine(_Line, frozen=True, kw_only=True, tag="candidate"):
     version: str
     environment: str
     facts: dict[str, str]
+    framework: str = ""
 
 
 class CaseSummary(Struct, frozen=True, kw_only=True):

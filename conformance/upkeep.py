@@ -92,6 +92,7 @@ class Bench:
                     CandidateLine(
                         name=own.name,
                         adapter=own.adapter.name,
+                        framework=own.adapter.title,
                         variant=own.variant.name,
                         title=own.variant.title,
                         version=version,

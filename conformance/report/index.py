@@ -98,8 +98,10 @@ class Index:
 
 
 def _framework(result: Result) -> str:
-    """The adapter, which stands for a framework."""
-    return label(re.split("[:=@]", result.name, maxsplit=1)[0] if result.line is None else result.line.adapter)
+    """The framework's own name, else that of the adapter, which stands for it."""
+    if result.line is None:
+        return label(re.split("[:=@]", result.name, maxsplit=1)[0])
+    return label(result.line.framework or result.line.adapter)
 
 
 def dtype_text(name: str) -> str:

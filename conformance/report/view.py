@@ -13,6 +13,7 @@ from conformance.gate import outcome as gated
 from conformance.known import check_known
 from conformance.record import Incident, Record
 from conformance.report.agreement import SHORT, Agreements, make_agreements
+from conformance.report.called import framework_of
 from conformance.report.divergence import CauseText, FaultText, make_alike, make_divergence
 from conformance.report.gate import GateText, Key, gate_text
 from conformance.report.grouping import parts, spoken
@@ -178,7 +179,7 @@ class _Builder:
         return CandidateRow(
             name=label(result.name),
             title="" if line is None else label(line.title),
-            version=version_of(result),
+            version=framework_of(line) or version_of(result),
             environment="its worker never came up" if line is None else label(line.environment),
             facts=_facts(own),
             ran=what_ran(ran[result.name]) if result.name in ran else "nothing",
