@@ -35,12 +35,13 @@ from conformance.report.outcome import (
 )
 from conformance.report.paths import attested, what_ran
 from conformance.report.scope import could_not, made, tested, which_decide
-from conformance.report.wording import count, label
+from conformance.report.wording import clipped, count, label, one_line
 
 FULL: Final = 60
 """At most so many divergences are shown in full; the others in short."""
 _INCIDENTS: Final = 200
 _BESIDE: Final = 20
+_FACT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,4 +263,4 @@ class _Builder:
 
 
 def _facts(facts: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((label(name), label(fact)) for name, fact in sorted(facts.items()))
+    return tuple((label(name), one_line(clipped(fact, _FACT))) for name, fact in sorted(facts.items()))
