@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from conformance.record import BenchLine, BenchSide, Incident, Record, ScanLine
-from conformance.report.harness import HarnessView
+from conformance.report.harness import HarnessView, missed
 from conformance.report.harness import view as harness_view
 from conformance.report.speed import (
     Conclusion,
@@ -36,6 +36,7 @@ from conformance.report.wording import count, label, listed, number
 
 MOST: Final = 200
 """At most so many comparisons, and numbers of steps, are shown."""
+_OUTCOMES: Final = {0: "agrees", 1: "diverges"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +151,13 @@ def make_speed_page(record: Record) -> SpeedPage:
     """The page of a record that is about speed alone."""
     speed = make_speed(record)
     assert speed is not None
-    header, footer = record.header, record.footer
+    header, footer, code = record.header, record.footer, speed_exit_code(record)
     lines, state = count(record.lines, "line"), label(record.problem or "complete")
     return SpeedPage(
         headline=speed_headline(record),
-        outcome={0: "agrees", 1: "diverges"}.get(speed_exit_code(record), "inconclusive"),
+        outcome="inconclusive"
+        if any(map(missed, record.harness)) and not code
+        else _OUTCOMES.get(code, "inconclusive"),
         warnings=speed_problems(record),
         speed=speed,
         facts=(
