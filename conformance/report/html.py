@@ -38,7 +38,7 @@ def render_html(record: Record) -> str:
         page=make_speed_page(record) if alone else make_page(record),
         speed=make_speed(record),
         speed_level=f"{LEVEL:.0%}",
-        speed_size=(speed_chart.WIDTH, speed_chart.NAMES, speed_chart.TOP),
+        speed_size=(speed_chart.WIDTH, speed_chart.NAME, speed_chart.TOP),
         growth_size=(
             *(speed_chart.WIDTH, speed_chart.HEIGHT, speed_chart.LEFT, speed_chart.WIDTH - speed_chart.RIGHT),
             *(speed_chart.TOP, speed_chart.HEIGHT - speed_chart.BOTTOM),
