@@ -316,6 +316,22 @@ def test_the_page_of_a_cell_of_ones_own_says_what_it_was_judged_by(context: Make
     assert unnamed(at) == []
 
 
+def test_a_trend_says_what_is_wrong_where_and_how_to_see_it(context: Make, pages: dict[str, Path]) -> None:
+    """The answer, the equations beside each other, a command that can be copied, and what was left out."""
+    at = opened(context(permissions=["clipboard-read", "clipboard-write"]), pages["trend"])
+    assert at.locator("h1").inner_text().startswith("mine:<i>: 3 of 5 releases diverge: 1.0 to 1.1 like drop_rbhn_t0; ")
+    card = at.locator("article.is-diverges").first
+    right, instead = card.locator(".equations dd").all_inner_texts()
+    assert "r * b_hn" in right
+    assert "r * b_hn" not in instead
+    assert clipboard(at, "Copy the command that shows it") == "rnn-conformance run 'mine:<i>==1.1' -k gru_0"
+    limits = at.locator("section[aria-labelledby=limits]").inner_text()
+    assert "2.0 was left out: yanked" in limits
+    assert "1.4, gru_0 (float32): unavailable: No such release" in limits
+    table = at.locator("section.trend table tbody tr")
+    assert table.count() == at.locator("section.trend svg text[transform]").count() == 5
+
+
 # Using
 
 
