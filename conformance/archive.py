@@ -32,7 +32,8 @@ from conformance.environments import cache_root, prune
 from conformance.errors import ConformanceError, EnvironmentUnavailable, RecordError
 from conformance.examination import Settings
 from conformance.plan import Candidate, Group, interpreter_of
-from conformance.record import Finding, Footer, Line, Record, RecordWriter, Trial, read_record
+from conformance.record import Finding, Footer, Line, Record, Trial
+from conformance.recordfile import RecordWriter, read_record
 from conformance.run import Silent, header, run
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
@@ -199,9 +200,9 @@ def state_of(verdict: Verdict) -> State:
             return State(kind="answer", label="agrees", detail=f"largest share of the bound {share:.3g}")
         case Diverges(faults=faults, evidence=evidence):
             size = evidence.largest_difference
-            detail = "" if size is None else f"largest difference {size:.3g}"
+            detail = f"first at step {evidence.first[1]}" + ("" if size is None else f", largest difference {size:.3g}")
             label = f"diverges ({', '.join(faults) or 'none of the catalogue'})"
-            return State(kind="answer", label=label, detail=detail)
+            return State(kind="answer", label=label, detail=detail, faults=faults)
         case Unrepresentable(parameters=parameters, subspace=subspace):
             inner = State(kind="answer", label="not run") if subspace is None else state_of(subspace)
             label = f"{inner.label} where it can represent (no place for {', '.join(parameters)})"

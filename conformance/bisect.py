@@ -25,11 +25,15 @@ PROBES: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What is known of one release. Two states are the same if their kinds and labels are; `detail` explains one."""
+    """What is known of one release. Two states are the same if their kinds and labels are; `detail` explains one.
+
+    faults: by which a divergence is explained.
+    """
 
     kind: Kind
     label: str
     detail: str = field(default="", compare=False)
+    faults: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

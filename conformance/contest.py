@@ -98,6 +98,7 @@ class Workers:
             self.known[name] = CandidateLine(
                 name=name,
                 adapter=candidate.adapter.name,
+                framework=candidate.adapter.title,
                 variant=candidate.variant.name,
                 title=candidate.variant.title,
                 version=version,

@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from conformance.record import Record, read_record
+from conformance.record import Record
+from conformance.recordfile import read_record
 from conformance.report.answer import answer
 from conformance.report.rows import FindingRow, Row, TrialRow, finding_rows, trial_rows
 from conformance.report.table import frame

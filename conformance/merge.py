@@ -28,12 +28,11 @@ from conformance.record import (
     Line,
     Probe,
     Record,
-    RecordWriter,
     RequirementEntry,
     Source,
     Trial,
-    gather,
 )
+from conformance.recordfile import RecordWriter, gather
 from conformance.shards import are_shards, joined
 
 # The options of a command line on which it depends what is asked, and how many values each takes.

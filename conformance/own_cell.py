@@ -185,7 +185,7 @@ def own_cell(
 
     adapter = Adapter(
         name=name,
-        title=f"{file.name}:{name}",
+        title=f"{name} in {file.name} on {shipped.title}",
         folder=data_folder("adapters") / FOLDER,
         distribution=shipped.distribution,
         requirements=shipped.requirements,

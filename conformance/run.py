@@ -272,6 +272,7 @@ def _examine_all(
             CandidateLine(
                 name=name,
                 adapter=candidate.adapter.name,
+                framework=candidate.adapter.title,
                 variant=candidate.variant.name,
                 title=candidate.variant.title,
                 version=version,

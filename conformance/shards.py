@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from conformance.errors import RecordError
 from conformance.judge import TrialVerdict, combine
 from conformance.order import ordered
-from conformance.record import BlockLine, CandidateLine, Finding, Footer, Line, Probe, Record, Trial, gather
+from conformance.record import BlockLine, CandidateLine, Finding, Footer, Line, Probe, Record, Trial
+from conformance.recordfile import gather
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Verdict, core
 
 _Key = tuple[str, str, str]

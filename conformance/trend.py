@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from conformance.bisect import History, State, search
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """What a fault is: its sentence, the right equation, and the wrong one."""
+
+    statement: str
+    right: str
+    equation: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,7 @@ class Matrix:
     candidate: as it was named; distribution: whose releases these are. versions: oldest first.
     left_out: releases that were named and are not among them, and why.
     origin: how to make it again, and what its answers depend on, by name.
+    framework: its own name, "" where it is not told. mistakes: what a fault is, by requirement and fault.
     """
 
     candidate: str
@@ -37,6 +47,8 @@ class Matrix:
     rows: tuple[Row, ...]
     left_out: Mapping[str, str]
     origin: Mapping[str, str]
+    framework: str = ""
+    mistakes: Mapping[tuple[str, str], Mistake] = field(default_factory=dict)
 
     @property
     def answered(self) -> bool:

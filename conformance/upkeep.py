@@ -30,7 +30,8 @@ from conformance.host import Host
 from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block
 from conformance.plan import Group, interpreter_of
-from conformance.record import CandidateLine, HarnessLine, HarnessPoint, HarnessSide, Incident, Line, RecordWriter
+from conformance.record import CandidateLine, HarnessLine, HarnessPoint, HarnessSide, Incident, Line
+from conformance.recordfile import RecordWriter
 from conformance.run import header
 from conformance.signature import LATTICE, Signature
 from conformance.startup import Handwritten, Turn, cold, startups
@@ -91,6 +92,7 @@ class Bench:
                     CandidateLine(
                         name=own.name,
                         adapter=own.adapter.name,
+                        framework=own.adapter.title,
                         variant=own.variant.name,
                         title=own.variant.title,
                         version=version,

@@ -25,7 +25,7 @@ from conformance.discover import find_adapters
 from conformance.environments import list_environments
 from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
-from conformance.record import read_record
+from conformance.recordfile import read_record
 from conformance.requirement import REQUIREMENTS
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable
 
@@ -182,10 +182,13 @@ def test_trend_shows_every_release_and_uses_what_bisect_judged(adapter: Path, tm
     page = next((tmp_path / "out").glob("trend-*.html")).read_text()
     drawn = page[page.index("<svg") : page.index("</svg>")]
     assert re.findall(r'class="mark [a-z]+"[^>]*>([^<]+)<', drawn) == ["S", "D", "A"]
-    assert page.count("<td>") == 3
+    assert page[page.index('id="answers"') :].count("<td>") == 3
     assert "does not start" in page[page.index("<table") :]
     assert "no such symbol" in page
-    assert "<script" not in page
+    assert page.count("<script") == 1
+    assert "1.3, like drop_rbhn_t0 \N{EM DASH} the term r * b_hn is missing" in page
+    assert "rnn-conformance gate tinyrnn==1.3 tinyrnn==2.0 -k gru_hidden_none" in page
+    assert "n = tanh(W_xn x + b_xn" in page
     assert "S D A" in " ".join(result.stdout.split())
 
 

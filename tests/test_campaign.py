@@ -26,18 +26,8 @@ from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block, observed_of, planted
 from conformance.order import ordered
 from conformance.plan import Candidate, Group, plan
-from conformance.record import (
-    BlockLine,
-    Finding,
-    Footer,
-    Incident,
-    KnownList,
-    Line,
-    Record,
-    RecordWriter,
-    Trial,
-    read_record,
-)
+from conformance.record import BlockLine, Finding, Footer, Incident, KnownList, Line, Record, Trial
+from conformance.recordfile import RecordWriter, read_record
 from conformance.requirement import REQUIREMENTS
 from conformance.resume import resumption
 from conformance.rounding import DTYPES, format_of

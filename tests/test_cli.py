@@ -22,7 +22,7 @@ from conformance.cells import CELLS
 from conformance.cli import main
 from conformance.cli.root import COMMANDS
 from conformance.faults import CATALOGUE
-from conformance.record import read_record
+from conformance.recordfile import read_record
 from conformance.verdict import Agrees, Diverges
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")

@@ -20,7 +20,7 @@ from test_campaign import plain
 
 from conformance.cli import main
 from conformance.cluster import ShardFailed, run_shard
-from conformance.record import read_record
+from conformance.recordfile import read_record
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
 ASKED = (

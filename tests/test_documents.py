@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import conformance
 from conformance.cli import main
+from conformance.cli.root import COMMANDS
 from conformance.discover import Feature, find_adapters
 from conformance.faults import CATALOGUE, register
 from conformance.judge import judge, planted, probe
@@ -56,7 +57,7 @@ def test_candidates_and_commands_in_the_readme_exist() -> None:
     """Every adapter that a command names is shipped, and every subcommand is one."""
     words = re.findall(r"rnn-conformance ([a-z-]+)((?: [^\s`|]+)*)", README)
     adapters = find_adapters()
-    assert {command for command, _ in words} <= set(main.commands)
+    assert {command for command, _ in words} <= set(COMMANDS)
     arguments = [word.strip("'") for _, rest in words for word in rest.split() if re.match(r"'?[a-z]", word)]
     assert any("/" in argument for argument in arguments)
     for argument in arguments:

@@ -12,7 +12,8 @@ from test_report import AGREES, MLX, NONE, Draft
 
 import conformance
 from conformance.errors import ConformanceError, RecordError
-from conformance.record import Record, RecordWriter
+from conformance.record import Record
+from conformance.recordfile import RecordWriter
 from conformance.report.rows import FindingRow, TrialRow
 from conformance.report.table import columns
 

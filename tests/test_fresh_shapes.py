@@ -22,7 +22,8 @@ from conformance.errors import RecordError
 from conformance.examination import Settings
 from conformance.inputs import lattice_of
 from conformance.plan import Candidate, plan
-from conformance.record import Footer, Record, RecordWriter, read_record
+from conformance.record import Footer, Record
+from conformance.recordfile import RecordWriter, read_record
 from conformance.reduction import reduced
 from conformance.requirement import REQUIREMENTS
 from conformance.resume import resumption

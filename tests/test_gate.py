@@ -30,6 +30,7 @@ from conformance.record import (
     Record,
     RequirementEntry,
 )
+from conformance.report.gate import gate_text
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import round_to
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable, Unsupported, Verdict
@@ -364,3 +365,73 @@ def test_probes_of_other_cases_or_of_no_numbers_are_not_measured() -> None:
         broken = replaced(after, values=dict.fromkeys(after.values, text))
         assert measured(PAIR, before, broken).kind == "apart"
     assert drifts([before], [replaced(after, candidate="m:b==2")], [PAIR]) == ()
+
+
+OLD, NEW = "mlx:none==0.31.1", "mlx:none"
+SAFE = "safe; 1 requirement fixed"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "source", "title", "said"),
+    [
+        (
+            (OLD, "MLX", "0.31.1"),
+            (NEW, "MLX", "0.32.4"),
+            "",
+            f"MLX 0.31.1 \N{RIGHTWARDS ARROW} 0.32.4: {SAFE}",
+            "MLX 0.32.4",
+        ),
+        (
+            (NEW, "MLX", "0.31.1"),
+            (NEW, "MLX", "0.32.4"),
+            "old.jsonl",
+            f"MLX 0.31.1 \N{RIGHTWARDS ARROW} 0.32.4: {SAFE}",
+            "MLX 0.32.4",
+        ),
+        (
+            ("torch:layer", "PyTorch", "2.13.0"),
+            (NEW, "MLX", "0.32.4"),
+            "",
+            f"PyTorch 2.13.0 \N{RIGHTWARDS ARROW} MLX 0.32.4: {SAFE}",
+            "MLX 0.32.4",
+        ),
+        # Nothing tells the releases apart, so the candidates are told; nor is a framework guessed.
+        (
+            ("mlx:legacy", "MLX", "0.32.4"),
+            ("mlx:fast", "MLX", "0.32.4"),
+            "",
+            f"mlx:legacy (0.32.4) \N{RIGHTWARDS ARROW} mlx:fast (0.32.4): {SAFE}",
+            "mlx:fast (0.32.4)",
+        ),
+        (
+            (OLD, "", "0.31.1"),
+            ("mlx:none==0.32.4", "", "0.32.4"),
+            "",
+            f"mlx:none 0.31.1 \N{RIGHTWARDS ARROW} 0.32.4: {SAFE}",
+            "mlx:none==0.32.4",
+        ),
+    ],
+    ids=["releases", "baseline", "frameworks", "variants", "unnamed"],
+)
+def test_the_first_line_of_a_gate(
+    before: tuple[str, str, str], after: tuple[str, str, str], source: str, title: str, said: str
+) -> None:
+    """Frameworks by their own names, releases beside an arrow; the answer's paragraph calls them the same."""
+    pair = Pair(before=before[0], after=after[0])
+    lines = tuple(replaced(line(name, version), framework=framework) for name, framework, version in (before, after))
+    held = (lines[:1], (finding(before[0], diverges("drop_rbhn_t0")),)) if source else ((), ())
+    own = (
+        (finding(after[0], AGREES),)
+        if source
+        else (finding(before[0], diverges("drop_rbhn_t0")), finding(after[0], AGREES))
+    )
+    gate = Gate(before=before[0], after=after[0], pairs=(pair,), source=source, candidates=held[0], findings=held[1])
+    found = record(
+        *own,
+        names=(after[0],) if source else (before[0], after[0]),
+        gate=gate,
+        candidates=lines[1:] if source else lines,
+    )
+    text = gate_text(found, outcome(found))
+    assert text.title == title
+    assert text.paragraph.startswith(f"Safe: nothing that decides is worse in {said} than in ")

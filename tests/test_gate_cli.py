@@ -16,7 +16,8 @@ from test_gate import AGREES, CRASH, RAISED, both, diverges, finding, record
 from conformance.cli import main
 from conformance.gate import outcome
 from conformance.known import check_known
-from conformance.record import Incident, KnownList, Pair, read_record
+from conformance.record import Incident, KnownList, Pair
+from conformance.recordfile import read_record
 from conformance.report.annotations import workflow_commands
 from conformance.report.gate import gate_text
 from conformance.report.html import render_html

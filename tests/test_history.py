@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import html
 import re
+from dataclasses import replace
+
+import pytest
 
 from conformance.bisect import History, State, search
+from conformance.report.affected import affected, could_not, spans, trend_headline, trend_outcome
 from conformance.report.history import reasons, told, tried, warnings
 from conformance.report.html import part
 from conformance.report.trend import explained, legend, marks, render_trend
-from conformance.trend import Matrix, Row
+from conformance.trend import Matrix, Mistake, Row
 
 STATES = {
     "a": State(kind="answer", label="agrees", detail="largest share of the bound 0.4"),
-    "d": State(kind="answer", label="diverges (drop_rbhn_t0)", detail="largest difference 0.1"),
-    "e": State(kind="answer", label="diverges (other)"),
+    "d": State(
+        kind="answer", label="diverges (drop_rbhn_t0)", detail="largest difference 0.1", faults=("drop_rbhn_t0",)
+    ),
+    "e": State(kind="answer", label="diverges (other)", faults=("other",)),
     "x": State(kind="failure", label="breaks", detail="RuntimeError: <b>no</b>\nmore"),
     "-": State(kind="unavailable", label="unavailable", detail="No such release"),
 }
+
+
+LEFT_OUT = {"2.0": "yanked: <script>alert(1)</script>"}
+MISTAKE = Mistake(
+    statement="the term r * b_hn is missing", right="n = tanh(a + r * b_hn)", equation="n = tanh(a) <script>alert(2)"
+)
 
 
 def history(letters: str, **options: object) -> History:
@@ -39,8 +52,9 @@ def matrix(*rows: str) -> Matrix:
             )
             for number, row in enumerate(rows)
         ),
-        left_out={"2.0": "yanked: <script>alert(1)</script>"},
+        left_out=LEFT_OUT,
         origin={"seed": "0"},
+        mistakes={(f"gru_{number}", "drop_rbhn_t0"): MISTAKE for number in range(len(rows))},
     )
 
 
@@ -96,6 +110,81 @@ def test_a_history_that_changes_back_says_so() -> None:
     assert any("not monotone" in note and "every release was tried" in note for note in warnings(found))
 
 
+@pytest.mark.parametrize(
+    ("rows", "sentence", "outcome"),
+    [
+        (
+            ("ddda", "aada"),
+            "mine:<i>: 3 of 4 releases diverge, 1.0 to 1.2, like drop_rbhn_t0 \N{EM DASH} the term r * b_hn is missing."
+            " The newest, 1.3, agrees.",
+            "diverges",
+        ),
+        (
+            ("adae",),
+            "mine:<i>: 2 of 4 releases diverge: 1.1 like drop_rbhn_t0; 1.3 like other. The newest, 1.3, is among them.",
+            "diverges",
+        ),
+        (
+            ("dax",),
+            "mine:<i>: 1 of 3 releases diverges, 1.0, like drop_rbhn_t0 \N{EM DASH} the term r * b_hn is missing. "
+            "The newest, 1.2, does not diverge, but not all is shown: breaks.",
+            "diverges",
+        ),
+        (("aaa", "aaa"), "mine:<i>: nothing diverges in 3 releases, 1.0 to 1.2.", "agrees"),
+        (
+            ("a-a", "aaa"),
+            "mine:<i>: nothing diverges where an answer was had, but not every release gave one.",
+            "inconclusive",
+        ),
+        (("x-",), "mine:<i>: no release gave an answer.", "inconclusive"),
+    ],
+    ids=["one", "two", "broken", "none", "hole", "nothing"],
+)
+def test_the_first_sentence_of_a_trend(rows: tuple[str, ...], sentence: str, outcome: str) -> None:
+    """Which releases are affected, by what, and how the newest one is; no agreement without an answer of each."""
+    asked = replace(matrix(*rows), left_out={})
+    assert (trend_headline(asked), trend_outcome(asked)) == (sentence, outcome)
+    page = render_trend(asked)
+    assert f"<h1>{html.escape(sentence)}</h1>" in page
+    assert f'<header class="answer is-{outcome}"' in page
+    named = trend_headline(replace(asked, framework="Mine"))
+    assert named == f"Mine ({sentence[:8]}){sentence[8:]}"
+
+
+def test_what_gave_no_answer_and_what_was_left_out_is_told() -> None:
+    """With the reason, for what was asked; a release that nobody was asked about does not change the answer."""
+    assert trend_outcome(matrix("aaa")) == "agrees"
+    assert could_not(matrix("aaa")) == ("2.0 was left out: yanked: <script>alert(1)</script>",)
+    assert could_not(replace(matrix("a-xa", "aaxa"), left_out={})) == (
+        "1.1, gru_0 (float32): unavailable: No such release",
+        "1.2, gru_0 (float32) and gru_1 (float32): breaks: RuntimeError: <b>no</b>",
+    )
+    (*_, unsharp) = could_not(matrix("d-a"))
+    assert unsharp.startswith("gru_0 (float32): the change between 1.0 and 1.2 may lie in any of 1.1")
+    page = render_trend(matrix("d-a"))
+    assert html.escape(unsharp) in page[page.index('id="limits"') : page.index('id="answers"')]
+
+
+def test_what_is_wrong_is_shown_with_its_equations_and_how_to_see_it() -> None:
+    """Each cause once, that of most releases first; a command for its last release, and one beside the next."""
+    first, second = affected(matrix("ddea", "aaea"))
+    assert (first.name, first.releases, first.questions) == ("drop_rbhn_t0", "1.0 to 1.1", "gru_0 (float32)")
+    assert first.known == (("drop_rbhn_t0", MISTAKE),)
+    assert first.sizes == "float32: largest difference 0.1"
+    assert first.run == "rnn-conformance run 'mine:<i>==1.1' -k gru_0"
+    assert first.gate == "rnn-conformance gate 'mine:<i>==1.1' 'mine:<i>==1.2' -k gru_0"
+    assert (second.name, second.known) == ("other", ())
+    (last,) = affected(matrix("ad"))
+    assert last.gate == ""
+    page = render_trend(matrix("ddea"))
+    wrong = page[page.index('id="wrong"') : page.index('id="limits"')]
+    right, instead = wrong.index("<dt>Right</dt>"), wrong.index("<dt>Computed instead</dt>")
+    assert right < wrong.index("b_hn", right) < instead < wrong.index("&lt;script&gt;")
+    assert wrong.count('<mark class="term">') >= 2
+    assert first.run in html.unescape(wrong)
+    assert spans(("1", "2", "3", "4"), {"1", "3", "4"}) == "1 and 3 to 4"
+
+
 def test_every_state_has_a_mark_of_its_own() -> None:
     """Two kinds of divergence are told apart by letter and number."""
     found = marks(matrix("adex-"))
@@ -112,15 +201,15 @@ def test_every_state_has_a_mark_of_its_own() -> None:
 def test_the_page_shows_every_cell_twice_and_is_inert() -> None:
     """One rectangle and one table cell for each state; text of a record cannot become markup."""
     page = render_trend(matrix("adex-", "aaaad"))
-    assert page.count("<rect") == page.count("<td>") == 10
+    assert page.count("<rect") == page[page.index('id="answers"') :].count("<td>") == 10
     assert re.findall(r'class="mark [a-z]+"[^>]*>([^<]+)<', page) == ["A", "D", "D2", "B", "N", "A", "A", "A", "A", "D"]
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert "<b>no</b>" not in page
     assert "mine:<i>" not in page
     assert "style=" not in page  # the page's policy would drop it
     assert "not monotone" not in page
     assert explained(matrix("a-"))["2.0"].startswith("yanked")
-    assert render_trend(matrix("ada")).count("not monotone") == 1
+    assert render_trend(matrix("ada")).count("not monotone") == 2  # beside the history, and among what is open
 
 
 def test_a_mark_never_has_the_fill_of_its_cell() -> None:

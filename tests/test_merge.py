@@ -13,18 +13,8 @@ from test_report import AGREES, CRASH, NONE, Draft
 from conformance.candidate import identity
 from conformance.errors import RecordError
 from conformance.merge import file_names, merge, write_record
-from conformance.record import (
-    FaultEntry,
-    Footer,
-    Gate,
-    KnownEntry,
-    KnownList,
-    Line,
-    Pair,
-    Record,
-    gather,
-    read_record,
-)
+from conformance.record import FaultEntry, Footer, Gate, KnownEntry, KnownList, Line, Pair, Record
+from conformance.recordfile import gather, read_record
 from conformance.report.formats import FORMATS, rendered
 from conformance.report.outcome import exit_code, headline, levels
 from conformance.verdict import Diverges, Evidence, Verdict

@@ -22,12 +22,11 @@ from conformance.record import (
     KnownEntry,
     KnownList,
     Line,
-    RecordWriter,
     RequirementEntry,
     Trial,
-    read_record,
     record_schema,
 )
+from conformance.recordfile import RecordWriter, read_record
 from conformance.verdict import (
     Agrees,
     Broken,
@@ -235,7 +234,7 @@ def test_a_line_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeypat
     """A line is read to a limit, whatever it holds; one just as long is none too long."""
     path = written(tmp_path / "r.jsonl")
     longest = max(map(len, path.read_bytes().split(b"\n")))
-    monkeypatch.setattr("conformance.record.LONGEST_LINE", longest + 1)
+    monkeypatch.setattr("conformance.recordfile.LONGEST_LINE", longest + 1)
     assert read_record(path).problem == ""
     for end in (b"\n", b""):
         path.write_bytes(path.read_bytes() + b"[" * 2 * longest + end)

@@ -15,7 +15,7 @@ from conformance.cli import main
 from conformance.discover import find_adapters
 from conformance.errors import CaseError
 from conformance.kept import Failure, Kept, kept_in, read_kept, write_kept
-from conformance.record import read_record
+from conformance.recordfile import read_record
 from conformance.replay import Replayed, compared, distinct, exit_code, remembered
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive
 

@@ -7,6 +7,7 @@ matters.
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Callable, Iterable
@@ -39,11 +40,11 @@ from conformance.record import (
     Header,
     Incident,
     Record,
-    RecordWriter,
     RequirementEntry,
     Trial,
-    read_record,
 )
+from conformance.recordfile import RecordWriter, read_record
+from conformance.report.called import called_together
 from conformance.report.failure import failure_message
 from conformance.report.html import render_html
 from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, overall
@@ -64,7 +65,7 @@ from conformance.verdict import (
     Verdict,
 )
 
-MLX = "mlx:none==0.31.1"
+MLX, NOW = "mlx:none==0.31.1", "mlx:none==0.32.4"
 NONE = "gru_hidden_none"
 ISSUE = "https://github.com/google/flax/issues/5594"
 EVIL = "<script>alert(1)</script> ]]> <!-- \" ' & {{ 7*7 }} {% raw %}"
@@ -464,6 +465,29 @@ def test_headline_names_the_one_candidate_and_its_fault() -> None:
 def test_headline_of_agreement() -> None:
     """When every candidate agrees the sentence says so."""
     assert headline(one(AGREES)) == "mlx:none agrees with the reference."
+
+
+@pytest.mark.parametrize("framework", ["MLX", "", "<b>MLX</b>"])
+def test_a_framework_is_called_by_its_own_name(framework: str) -> None:
+    """In the first sentence, with its release, the spec beside it; where nobody told it, the spec alone."""
+    draft = Draft()
+    draft.judged(draft.candidate(MLX, mlx="0.31.1"), NONE, fault="drop_rbhn_t0")
+    draft.judged(draft.candidate(NOW, mlx="0.32.4"), NONE)
+    for name, line in draft.lines.items():
+        draft.lines[name] = msgspec.structs.replace(line, framework=framework)
+    told = f"{framework} 0.31.1 (mlx:none)" if framework else MLX
+    assert headline(draft.record()).startswith(f"1 of 2 candidates diverges: {told} behaves like drop_rbhn_t0 ")
+    page = render_html(draft.record())
+    assert page.count(f"<td>{html.escape(framework)} 0.32.4</td>" if framework else "<td>0.32.4</td>") == 1
+    assert f"<h1>1 of 2 candidates diverges: {html.escape(told)} behaves like" in page
+    apart = {name: line for name, line in draft.lines.items() if name == NOW}
+    assert headline(one(AGREES)) == "mlx:none agrees with the reference."
+    assert called_together(list(draft.lines.items())) == (
+        f"{framework} 0.31.1 (mlx:none) and {framework} 0.32.4 (mlx:none)" if framework else f"{MLX} and {NOW}"
+    )
+    twins = [(name, apart[NOW]) for name in ("mlx:none", "mlx:zeros", "mlx:given")]
+    beside = f"{framework} 0.32.4 (mlx:none and mlx:zeros)" if framework else "mlx:none, mlx:zeros"
+    assert called_together(twins, most=2) == f"{beside} and 1 more"
 
 
 def test_headline_does_not_claim_agreement_for_the_rest() -> None:

@@ -26,7 +26,8 @@ from conformance.errors import EnvironmentUnavailable
 from conformance.examination import Settings
 from conformance.merge import write_record
 from conformance.plan import candidates_for, plan
-from conformance.record import Record, read_record
+from conformance.record import Record
+from conformance.recordfile import read_record
 from conformance.report.formats import FORMATS, SUFFIXES, rendered
 from conformance.report.rows import TrialRow
 from conformance.requirement import REQUIREMENTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from html.parser import HTMLParser
@@ -29,14 +30,13 @@ from conformance.record import (
     Line,
     Published,
     Record,
-    RecordWriter,
     ScanLine,
-    read_record,
 )
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.bench import scan_remarks
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
-from conformance.report.speed import conclusion, control_of, ratio_text, spread_text, time_text
+from conformance.report.speed import conclusion, control_of, ratio_text, speed_limits, spread_text, time_text
 from conformance.report.speed_chart import growth, intervals
 from conformance.report.text import print_summary
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable, Verdict
@@ -243,8 +243,64 @@ def test_metal_rows_say_that_they_were_not_measured_here(tmp_path: Path) -> None
     for surface in (page, text):
         assert "not measured here: it needs Metal, and the device is Device(cpu, 0)" in surface
         assert re.search(r"about 3\.9. \(310\s.s → 80\s.s\)", surface)
-    assert headline(record) == "1 of 2 comparisons measured here; against the baselines: 1 faster."
+    assert re.fullmatch(
+        r"1 of 2 comparisons measured here; mlx:fast is [12]\.\d\d\S \[.+\] as fast as mlx:legacy\.", headline(record)
+    )
+    assert "not measured here: it needs Metal, and the device is Device(cpu, 0) (GRU, layer level)" in page
     assert exit_code(record) == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        (
+            (side("mlx:fast", 0.5e-3, "loop"),),
+            r"mlx:fast is \S+ \[\S+ \S+\] as fast as mlx:legacy: GRU, layer level, batch 32, .*",
+        ),
+        ((side("mlx:fast", 2e-3, "loop"),), r"mlx:fast is 0\.5\d?\S \[.*\] as fast as mlx:legacy: .*"),
+        ((side("mlx:fast", 1e-3, "loop", seed=9),), r"no difference seen between mlx:fast and mlx:legacy: .*"),
+        ((side("mlx:fast", 1e-3, "mlx.nn.GRU(x, hidden)"),), r"mlx:fast ran the same path as mlx:legacy: .*"),
+        (
+            tuple(side(f"mlx:{n}", 0.5e-3, "loop") for n in range(5)),
+            r"mlx:0 is .*; mlx:1 is .*; mlx:2 is [^;]*; 2 more below: .*",
+        ),
+        (
+            (side("mlx:fast", 0.5e-3, "loop", verdict=BAD),),
+            r"1 of 1 comparison measured here; nothing to tell of any side; but mlx:fast on layer-gru: computes .*",
+        ),
+    ],
+    ids=["faster", "slower", "alike", "same", "many", "diverges"],
+)
+def test_the_first_sentence_of_one_comparison(tmp_path: Path, others: tuple[BenchSide, ...], sentence: str) -> None:
+    """Who against whom, by how much, and on what; never more than was told of each."""
+    assert re.fullmatch(sentence, headline(record_of(tmp_path, line(*others))))
+
+
+def test_the_first_sentence_of_many_comparisons(tmp_path: Path) -> None:
+    """Each candidate's comparisons are counted by what was told of them."""
+    lines = [
+        line(side("mlx:fast", typical, "loop", seed=9), name=f"n{typical}") for typical in (0.5e-3, 0.4e-3, 2e-3, 1e-3)
+    ]
+    assert headline(record_of(tmp_path, *lines)) == (
+        "4 of 4 comparisons measured here; against mlx:legacy, mlx:fast is faster in 2, slower in 1 and without a "
+        "difference in 1."
+    )
+
+
+def test_what_could_not_be_told_stands_on_the_first_screen(tmp_path: Path) -> None:
+    """Sides that were not compared, noise, and a busy machine, each with its reason; else that nothing is left."""
+    busy = side("mlx:fast", 0.5e-3, "loop", cpu=noisy(0.2e-3, seed=1))
+    whole = line(busy, side("torch:layer", 1e-3, "torch", left_out="no torch here"), title="Own")
+    record = record_of(tmp_path, whole)
+    limits = speed_limits(record)
+    assert "the machine was busy: a side had 0.4 of a core (Own)" in limits
+    assert "torch:layer: no torch here (Own)" in limits
+    page = render_html(record)
+    first = page[: page.index('id="speed"')]
+    assert all(html.escape(text) in first for text in limits)
+    fine = record_of(tmp_path, line(side("mlx:fast", 0.5e-3, "loop")))
+    assert speed_limits(fine) == ()
+    assert "Nothing was left open" in render_html(fine)
 
 
 @pytest.mark.parametrize(

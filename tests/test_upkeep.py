@@ -15,18 +15,8 @@ from rich.console import Console
 from conformance.cli import main
 from conformance.environments import current
 from conformance.plan import Candidate, plan
-from conformance.record import (
-    FORMAT,
-    Footer,
-    HarnessLine,
-    HarnessPoint,
-    HarnessSide,
-    Header,
-    Line,
-    Record,
-    RecordWriter,
-    read_record,
-)
+from conformance.record import FORMAT, Footer, HarnessLine, HarnessPoint, HarnessSide, Header, Line, Record
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.harness import AIMS, harness_headline, ratio_of, told, view
 from conformance.report.html import render_html
 from conformance.report.outcome import exit_code, headline
@@ -238,7 +228,7 @@ def test_a_record_comes_back_and_both_reports_show_it_harmlessly(tmp_path: Path)
     record = recorded(tmp_path / "a.jsonl", found)
     assert record.harness == (found,)
     assert exit_code(record) == 0
-    assert headline(record) == "0 of 6 targets met, 1 not met, 5 not measured."
+    assert headline(record) == "0 of 6 targets met; 1 not met: engine / floor is 1 (at most 0.8); 5 not measured."
     html = render_html(record)
     assert "<script>alert" not in html
     assert "steps, T" in html
@@ -248,11 +238,47 @@ def test_a_record_comes_back_and_both_reports_show_it_harmlessly(tmp_path: Path)
     text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     assert "at most 0.8" in text
     assert "not met" in text
+    assert 'class="answer is-inconclusive"' in html
+    assert 'class="mark is-inconclusive">not met<' in html
     refused = recorded(tmp_path / "b.jsonl", msgspec.structs.replace(found, refused=("wrong:good: a case diverges",)))
     assert exit_code(refused) == 3
     assert "no time is told" in headline(refused)
     assert view(refused.harness[0]).points == ()
     assert view(refused.harness[0]).pictures == ()
+
+
+def test_every_target_is_told_in_one_line_of_80_columns(tmp_path: Path) -> None:
+    """With a range, three digits and a word: names may give way, not what is told of them."""
+    thousands = (1398.0, 1200.0, 1600.0)
+    sides = {name: side(name, 1, (1.0, 1.0, 1.0)) for aim in AIMS for name in (aim.above, aim.below)}
+    for aim in AIMS:
+        sides[aim.above] = side(aim.above, 1, thousands)
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(recorded(tmp_path / "a.jsonl", line(*sides.values())), console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+    assert all(len(text) <= 80 for text in lines)
+    told_in = [text for text in lines if "at most" in text or "at least" in text][: len(AIMS) - 1]
+    for aim, text in zip((aim for aim in AIMS if aim.least or aim.most < float("inf")), told_in, strict=True):
+        assert text.startswith(aim.title), text
+        assert text.rstrip().endswith(" met"), text
+    assert "seconds [range]" in lines[1]
+    assert "1,400 [1,200, 1,600]" in lines[3]
+
+
+def test_one_size_is_no_picture_and_a_picture_holds_the_tables_numbers() -> None:
+    """What is drawn is for a case, as the table beside it; a single point is left to the table."""
+    points = [HarnessPoint(axis="units", value=u, cases=32, seconds=3.2 * u, cpu=1.6 * u) for u in (1, 10, 100)]
+    alone = HarnessPoint(axis="candidates", value=1, cases=32, seconds=3.2, cpu=1.6)
+    shown = view(line(side("engine"), side("floor"), points=(*points, alone)))
+    (picture,) = shown.pictures
+    assert picture.across == "units, H"
+    assert [tick.text for tick in picture.y_ticks] == ["0.01", "0.1", "1", "10"]
+    assert [row[-2:] for row in shown.points] == [
+        ("100 ms", "50 ms"),
+        ("1 s", "500 ms"),
+        ("10 s", "5 s"),
+        ("100 ms", "50 ms"),
+    ]
 
 
 def replace_name(one: HarnessSide, name: str) -> HarnessSide:

@@ -27,7 +27,8 @@ from conformance.discover import find_adapters
 from conformance.errors import SpecError
 from conformance.examination import Settings
 from conformance.plan import Candidate, candidates_for, plan
-from conformance.record import FORMAT, BenchLine, Footer, Header, RecordWriter, ScanLine, read_record
+from conformance.record import FORMAT, BenchLine, Footer, Header, ScanLine
+from conformance.recordfile import RecordWriter, read_record
 from conformance.report.outcome import exit_code
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES

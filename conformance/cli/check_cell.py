@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 from msgspec.structs import replace as replace_struct
 
-from conformance.case import Case
-from conformance.cli.recording import keeper, new_record, now
+from conformance.case import Case, Evaluation
+from conformance.cli.recording import keeper, new_record, now, written
 from conformance.cli.root import EXIT_CODES, main, reported
-from conformance.errors import ConformanceError
 from conformance.examination import Settings
 from conformance.inputs import read_case
 from conformance.own_cell import (
@@ -34,9 +33,10 @@ from conformance.own_cell import (
     square_case,
 )
 from conformance.plan import Candidate, Group
-from conformance.record import Finding, Footer, Line, Record, RecordWriter, read_record
-from conformance.report.html import render_html
-from conformance.report.lesson import FRESH, Lesson, told
+from conformance.record import CandidateLine, Finding, Footer, Line, Record
+from conformance.recordfile import RecordWriter, read_record
+from conformance.report.formats import rendered
+from conformance.report.lesson import Lesson, equations, told
 from conformance.report.outcome import exit_code
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, header
@@ -119,8 +119,10 @@ def check_cell(
     settings = Settings(examples=examples, seed=seed, only=only, keep=keeper(path))
     base = _command(what, reading, kind, python)
 
+    understood = _facts(reading, it)
+
     def emit(line: Line) -> None:
-        writer.write(_with_command(line, base))
+        writer.write(_own_line(line, base, understood))
 
     with RecordWriter(path, header(groups, settings, sys.argv[1:])) as writer:
         run_groups(groups, settings, emit, Silent(), case_seconds=deadline)
@@ -133,7 +135,9 @@ def check_cell(
     for line in told(lesson):
         click.echo(line)
     click.echo(f"record: {path}")
-    click.echo(f"report: {_html(path, record)}")
+    page = path.with_suffix(".html")
+    written(page, rendered(record, "html"), "the HTML report")
+    click.echo(f"report: {page}")
     sys.exit(exit_code(record))
 
 
@@ -184,8 +188,24 @@ def _command(what: str, reading: Reading, kind: str | None, python: Path | None)
     return shlex.join(words)
 
 
-def _with_command(line: Line, base: str) -> Line:
-    """The line with the command of this module in place of that of ``run``."""
+def _facts(reading: Reading, it: Understood) -> dict[str, str]:
+    """What a page has to say of a user's object beside its findings: the equations, the call, where weights got in."""
+    recipes = it.recipes.get(reading.cell, {})
+    return {
+        "judged by": "; ".join(equations(reading.cell, _evaluation(reading))),
+        "called as": it.call,
+        "weights": "; ".join(f"{name} = {text}" for name, text in recipes.items()),
+    }
+
+
+def _evaluation(reading: Reading) -> Evaluation:
+    return "complement" if reading.update == "mix" else "sequential"
+
+
+def _own_line(line: Line, base: str, facts: dict[str, str]) -> Line:
+    """The line with the command of this module in place of that of ``run``, and with how the object was understood."""
+    if isinstance(line, CandidateLine):
+        return replace_struct(line, facts={**line.facts, **facts})
     if not isinstance(line, Finding) or line.example is None:
         return line
     _, found, case = line.example.command.partition(" --case ")
@@ -214,7 +234,7 @@ def _lesson(
     return Lesson(
         subject=f"{own.name} in {own.file.name}",
         cell=reading.cell,
-        evaluation="complement" if reading.update == "mix" else "sequential",
+        evaluation=_evaluation(reading),
         said=said,
         call=it.call,
         mapping=[(name, str(it.leaves[name]), text) for name, text in recipes.items()],
@@ -237,15 +257,3 @@ def _others(reading: Reading, readings: Sequence[Reading]) -> list[str]:
         elif isinstance(other.found, Diverges) and 1 <= len(other.faults) <= 2:
             found.append(f"{option}: {' or '.join(other.faults)}")
     return found
-
-
-def _html(path: Path, record: Record) -> Path:
-    html = path.with_suffix(".html")
-    try:
-        html.write_text(render_html(record), encoding="utf-8")
-    except OSError as error:
-        raise ConformanceError("cannot write the HTML report", where=str(html), got=str(error)) from None
-    return html
-
-
-__all__ = ["FRESH", "check_cell"]

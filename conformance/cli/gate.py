@@ -33,8 +33,9 @@ from conformance.discover import find_adapters
 from conformance.errors import SpecError
 from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
-from conformance.record import Footer, Line, RecordWriter, read_record
+from conformance.record import Footer, Line
 from conformance.record import Gate as GateLine
+from conformance.recordfile import RecordWriter, read_record
 from conformance.requirement import Requirement, select_requirements
 from conformance.resume import Resumption, is_unmade, resumption
 from conformance.run import Progress, header

@@ -16,7 +16,7 @@ from conformance.discover import find_adapters
 from conformance.environments import cache_root
 from conformance.errors import SpecError
 from conformance.kept import Kept, case_files, kept_in, read_kept
-from conformance.record import read_record
+from conformance.recordfile import read_record
 from conformance.replay import Replayed, distinct, exit_code, remembered
 from conformance.replay import replay as replay_kept
 

@@ -16,7 +16,8 @@ from conformance.cli.recording import in_workflow, unread, written
 from conformance.cli.root import EXIT_CODES, main, reported
 from conformance.errors import SpecError
 from conformance.merge import file_names, merge, write_record
-from conformance.record import Record, read_record
+from conformance.record import Record
+from conformance.recordfile import read_record
 from conformance.report.answer import answer
 from conformance.report.formats import FORMATS, SUFFIXES, Format, print_record, rendered
 from conformance.report.rows import FindingRow, Row, TrialRow

@@ -39,7 +39,8 @@ from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.order import ordered
 from conformance.plan import Candidate, Group, candidates_for, plan
-from conformance.record import Footer, Record, RecordWriter, read_record
+from conformance.record import Footer, Record
+from conformance.recordfile import RecordWriter, read_record
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.resume import Resumption, resumption
 from conformance.run import Progress, header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,11 +15,14 @@ from rich.text import Text
 
 from conformance import __version__
 from conformance.archive import verdicts_folder
-from conformance.cli.history import EPILOG, options, subject
+from conformance.cli.history import EPILOG, Subject, options, subject
+from conformance.cli.recording import now, written
 from conformance.cli.root import adapter_option, main, reported
 from conformance.errors import ConformanceError
+from conformance.report.affected import trend_headline
 from conformance.report.trend import explained, legend, render_trend, trend_table
-from conformance.trend import Matrix, Row
+from conformance.run import header
+from conformance.trend import Matrix, Mistake, Row
 
 
 @main.command(epilog=EPILOG)
@@ -53,19 +57,28 @@ def trend(candidate: str, span: str, output: Path, **chosen: Any) -> None:
         ),
         left_out=asked.listing.left_out,
         origin={
-            "command": " ".join(["rnn-conformance", *sys.argv[1:]]),
+            "finished": now(),
+            "command": shlex.join(["rnn-conformance", *sys.argv[1:]]),
             "rnn-conformance": __version__,
             "seed": str(settings.seed),
             "generated cases": str(settings.examples),
         },
+        framework=asked.groups[0].candidate.adapter.title,
+        mistakes=_mistakes(asked),
     )
-    path = _written(output, render_trend(matrix))
+    path = output / datetime.now(UTC).strftime("trend-%Y%m%d-%H%M%S.html")
+    try:
+        written(path, render_trend(matrix), "the HTML report")
+    except ConformanceError as error:
+        error.hint = "choose another folder with --output; the verdicts are kept"
+        raise
     console = Console()
     console.print(trend_table(matrix))
     for line in legend(matrix):
         console.print(Text(line))
     for version, why in explained(matrix).items():
         console.print(Text(f"{version}: {why}"))
+    console.print(Text(trend_headline(matrix), style="bold"))
     archive = asked.archive
     click.echo(
         f"{archive.made} environments made, {archive.judged} releases judged, in {time.monotonic() - began:.1f} s; "
@@ -75,12 +88,11 @@ def trend(candidate: str, span: str, output: Path, **chosen: Any) -> None:
     sys.exit(0 if matrix.answered else 3)
 
 
-def _written(folder: Path, text: str) -> Path:
-    path = folder / datetime.now(UTC).strftime("trend-%Y%m%d-%H%M%S.html")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        what, hint = "cannot write the HTML report", "choose another folder with --output; the verdicts are kept"
-        raise ConformanceError(what, where=str(path), got=error.strerror or str(error), hint=hint) from None
-    return path
+def _mistakes(asked: Subject) -> dict[tuple[str, str], Mistake]:
+    """What findings on the questions may name, as the variants under test would be told."""
+    head = header(asked.groups, asked.archive.settings, ())
+    return {
+        (entry.name, fault.name): Mistake(statement=fault.statement, right=fault.right, equation=fault.equation)
+        for entry in head.requirements
+        for fault in head.faults[entry.cell]
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from conformance.record import BenchLine, BenchSide, Incident, Record, ScanLine
-from conformance.report.harness import HarnessView
+from conformance.report.harness import HarnessView, missed
 from conformance.report.harness import view as harness_view
 from conformance.report.speed import (
     Conclusion,
@@ -26,6 +26,7 @@ from conformance.report.speed import (
     short,
     speed_exit_code,
     speed_headline,
+    speed_limits,
     speed_problems,
     spread_of,
     spread_text,
@@ -36,6 +37,8 @@ from conformance.report.wording import count, label, listed, number
 
 MOST: Final = 200
 """At most so many comparisons, and numbers of steps, are shown."""
+_LIMITS: Final = 20
+_OUTCOMES: Final = {0: "agrees", 1: "diverges"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +87,9 @@ class Glance:
     title: str
     shape: str
     anchor: str
+    name: str
     baseline: str
-    told: tuple[tuple[Kind, str] | None, ...]
+    told: tuple[tuple[Kind, str, str] | None, ...]
     published: str
     left_out: str
 
@@ -116,11 +120,14 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedPage:
-    """A report about speed alone."""
+    """A report about speed alone. limits: what it could not tell, of which `more_limits` further ones are not shown."""
 
     headline: str
+    started: str
     outcome: str
     warnings: tuple[str, ...]
+    limits: tuple[str, ...]
+    more_limits: int
     speed: Speed
     facts: tuple[tuple[str, str], ...]
     candidates: tuple[tuple[str, str, str, str, tuple[tuple[str, str], ...]], ...]
@@ -150,12 +157,18 @@ def make_speed_page(record: Record) -> SpeedPage:
     """The page of a record that is about speed alone."""
     speed = make_speed(record)
     assert speed is not None
-    header, footer = record.header, record.footer
+    header, footer, code = record.header, record.footer, speed_exit_code(record)
     lines, state = count(record.lines, "line"), label(record.problem or "complete")
+    limits = speed_limits(record)
     return SpeedPage(
         headline=speed_headline(record),
-        outcome={0: "agrees", 1: "diverges"}.get(speed_exit_code(record), "inconclusive"),
+        started=label(header.started),
+        outcome="inconclusive"
+        if any(map(missed, record.harness)) and not code
+        else _OUTCOMES.get(code, "inconclusive"),
         warnings=speed_problems(record),
+        limits=limits[:_LIMITS],
+        more_limits=max(len(limits) - _LIMITS, 0),
         speed=speed,
         facts=(
             ("Started", label(header.started)),
@@ -197,6 +210,7 @@ def _glance(line: BenchLine, columns: Sequence[str], place: int) -> Glance:
         title=label(line.title),
         shape=shape_words(line),
         anchor=f"b{place}",
+        name=label(line.baseline),
         baseline="" if found is None else time_text(found.median),
         told=tuple(_short(conclusion(line, own[name])) if name in own else None for name in columns),
         published=published_text(line),
@@ -204,8 +218,9 @@ def _glance(line: BenchLine, columns: Sequence[str], place: int) -> Glance:
     )
 
 
-def _short(told: Conclusion) -> tuple[Kind, str]:
-    return told.kind, ratio_text(told.ratio) if told.kind in ("faster", "slower") else short(told)
+def _short(told: Conclusion) -> tuple[Kind, str, str]:
+    """The kind, its word, and the ratio where it is one."""
+    return told.kind, short(told), ratio_text(told.ratio) if told.kind in ("faster", "slower") else ""
 
 
 def _row(line: Measured, side: BenchSide) -> SideRow:

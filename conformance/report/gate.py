@@ -16,6 +16,7 @@ from rich.text import Text
 from conformance.drift import Drift
 from conformance.gate import KINDS, Answer, Change, Kind, Outcome
 from conformance.record import CandidateLine, FaultEntry, Finding, Incident, Record
+from conformance.report.called import framework_of
 from conformance.report.known import problem_text
 from conformance.report.wording import block, count, label, listed, number, one_line
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unsupported, core
@@ -168,12 +169,32 @@ def _exits(incidents: Iterable[Incident]) -> Iterable[Incident]:
 
 
 def _move(outcome: Outcome) -> str:
-    """Both sides in a few words: ``mlx 0.31.1 -> 0.32.4`` where one framework moves between two releases."""
-    before, after = (label(side).partition("==") for side in (outcome.gate.before, outcome.gate.after))
+    """Both sides in a few words: ``MLX 0.31.1 -> 0.32.4`` where one framework moves between two releases."""
+    before, after = _sides(outcome)
+    frameworks = {line.framework for side in (True, False) for line in _came(outcome, before=side)}
+    (name,) = frameworks if len(frameworks) == 1 else ("",)
     arrow = "\N{RIGHTWARDS ARROW}"
-    if not outcome.gate.source and before[0] == after[0] and before[2] and after[2]:
-        return f"{before[0]} {before[2]} {arrow} {after[2]}"
-    return f"{_side(outcome, before=True)} {arrow} {_side(outcome, before=False)}"
+    if name and before.startswith(f"{label(name)} ") and after.startswith(f"{label(name)} "):
+        return f"{before} {arrow} {after.removeprefix(label(name)).lstrip()}"
+    asked = [label(side).partition("==") for side in (outcome.gate.before, outcome.gate.after)]
+    if not outcome.gate.source and asked[0][0] == asked[1][0] and asked[0][2] and asked[1][2]:
+        return f"{asked[0][0]} {asked[0][2]} {arrow} {asked[1][2]}"
+    return f"{before} {arrow} {after}"
+
+
+def _sides(outcome: Outcome) -> tuple[str, str]:
+    """What a sentence calls both sides: framework and release, where that tells them apart; else as they were asked."""
+    told = [list(dict.fromkeys(framework_of(line) for line in _came(outcome, before=side))) for side in (True, False)]
+    if all(len(names) == 1 and names[0] for names in told) and told[0] != told[1]:
+        return told[0][0], told[1][0]
+    return _side(outcome, before=True), _side(outcome, before=False)
+
+
+def _came(outcome: Outcome, *, before: bool) -> Sequence[CandidateLine]:
+    """The candidates of one side that came up."""
+    lines: Iterable[CandidateLine] = (outcome.lines_before if before else outcome.lines_after).values()
+    names = {pair.before if before else pair.after for pair in outcome.gate.pairs}
+    return [line for line in lines if line.name in names]
 
 
 def sentence(outcome: Outcome) -> str:
@@ -195,9 +216,7 @@ def sentence(outcome: Outcome) -> str:
 def _side(outcome: Outcome, *, before: bool) -> str:
     """What one side is: as it was asked for, and the releases that came."""
     gate = outcome.gate
-    lines: Iterable[CandidateLine] = (outcome.lines_before if before else outcome.lines_after).values()
-    names = {pair.before if before else pair.after for pair in gate.pairs}
-    versions = list(dict.fromkeys(label(line.version) for line in lines if line.name in names and line.version))
+    versions = list(dict.fromkeys(label(line.version) for line in _came(outcome, before=before) if line.version))
     asked = gate.before if before else gate.after
     told = label(asked)
     if any(version not in asked for version in versions):
@@ -207,7 +226,7 @@ def _side(outcome: Outcome, *, before: bool) -> str:
 
 def paragraph(record: Record, outcome: Outcome) -> str:
     """The verdict in words."""
-    before, after = _side(outcome, before=True), _side(outcome, before=False)
+    before, after = _sides(outcome)
     regressed, fixed = outcome.of("regressed", decides=True), outcome.of("fixed")
     sentences: list[str] = []
     match outcome.answer:

@@ -28,10 +28,12 @@ Clock = Literal["seconds", "cpu"]
 class Aim:
     """A ratio of two sides, a case each, and where it is to lie: at most `most`, or at least `least`.
 
-    clock: whose ratio decides. A share of a run that keeps several cores busy is one of its CPU seconds.
+    says: what the ratio means, in words. clock: whose ratio decides. A share of a run that keeps several cores busy is
+    one of its CPU seconds.
     """
 
     title: str
+    says: str
     above: str
     below: str
     most: float = math.inf
@@ -40,13 +42,50 @@ class Aim:
 
 
 AIMS: Final = (
-    Aim(title="engine / floor", above="engine", below="floor", most=0.8),
-    Aim(title="case by case / engine", above="case by case", below="engine"),
-    Aim(title="by hand / engine, warm", above="by hand", below="engine", least=500),
-    Aim(title="by hand / engine, cold", above="by hand, cold", below="engine, cold", least=15),
-    Aim(title="judging / engine", above="judging", below="engine", most=0.1, clock="cpu"),
-    Aim(title="first verdict / by hand", above="first verdict", below="first verdict by hand", most=0.06),
-    Aim(title="pytest / its imports", above="pytest", below="imports", most=2.5),
+    Aim(
+        title="engine / floor",
+        says="a campaign beside the frameworks' own time, one after another",
+        above="engine",
+        below="floor",
+        most=0.8,
+    ),
+    Aim(title="case by case / engine", says="what sending cases in blocks saves", above="case by case", below="engine"),
+    Aim(
+        title="by hand / engine, warm",
+        says="cases that a campaign answers while a check by hand answers one",
+        above="by hand",
+        below="engine",
+        least=500,
+    ),
+    Aim(
+        title="by hand / engine, cold",
+        says="the same as whole processes, imports and compilation included",
+        above="by hand, cold",
+        below="engine, cold",
+        least=15,
+    ),
+    Aim(
+        title="judging / engine",
+        says="the share of a campaign that goes into judging",
+        above="judging",
+        below="engine",
+        most=0.1,
+        clock="cpu",
+    ),
+    Aim(
+        title="first verdict / by hand",
+        says="time to a first verdict beside that of a check by hand",
+        above="first verdict",
+        below="first verdict by hand",
+        most=0.06,
+    ),
+    Aim(
+        title="pytest / its imports",
+        says="a question asked with pytest beside its imports alone",
+        above="pytest",
+        below="imports",
+        most=2.5,
+    ),
 )
 _LONGEST: Final = 600
 _AXES: Final = {"steps": "steps, T", "units": "units, H", "cases": "cases", "candidates": "candidates"}
@@ -54,13 +93,18 @@ _AXES: Final = {"steps": "steps, T", "units": "units, H", "cases": "cases", "can
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What is told of an aim: text of the ratio of seconds, of CPU seconds, of the target, and whether it is met."""
+    """What is told of an aim: text of the ratio of seconds, of CPU seconds, of the target, and whether it is met.
+
+    deciding: the figure that is held against the target.
+    """
 
     title: str
+    says: str
     ratio: str
     cpu: str
     target: str
     met: str
+    deciding: str = ""
     why: str = ""
 
 
@@ -106,16 +150,18 @@ def told(line: HarnessLine) -> Iterator[Told]:
         ratio, cpu = (ratio_of(line, aim.above, aim.below, clock) for clock in ("seconds", "cpu"))
         limited = math.isfinite(aim.most) or aim.least > 0
         target = f"at most {aim.most:g}" if math.isfinite(aim.most) else f"at least {aim.least:g}" if limited else ""
-        target += " (CPU)" if aim.clock == "cpu" else ""
+        target += " CPU" if aim.clock == "cpu" else ""
         deciding, met = (cpu if aim.clock == "cpu" else ratio), ""
         if limited and deciding is not None:
             met = "met" if aim.least <= deciding.median <= aim.most else "not met"
         yield Told(
             title=aim.title,
+            says=aim.says,
             ratio=_text(ratio),
-            cpu="" if cpu is None else number(cpu.median, 3),
+            cpu="" if cpu is None else _figure(cpu.median),
             target=target,
             met=met,
+            deciding="" if deciding is None else _figure(deciding.median),
             why="" if ratio is not None else _missing(line, aim),
         )
 
@@ -131,8 +177,13 @@ def _text(ratio: Ratio | None) -> str:
     if ratio is None:
         return ""
     if ratio.rounds == 1:
-        return number(ratio.median, 3)
-    return f"{number(ratio.median, 3)} [{number(ratio.low, 3)}, {number(ratio.high, 3)}]"
+        return _figure(ratio.median)
+    return f"{_figure(ratio.median)} [{_figure(ratio.low)}, {_figure(ratio.high)}]"
+
+
+def _figure(value: float) -> str:
+    """Three digits, without an exponent where a reader needs none: 0.0588, 1,400."""
+    return f"{float(f'{value:.3g}'):,.0f}" if 1000 <= value < 1e6 else number(value, 3)
 
 
 def _each(seconds: tuple[float, ...], cases: int) -> str:
@@ -160,11 +211,12 @@ def view(line: HarnessLine) -> HarnessView:
     for axis, words in _AXES.items():
         own = [point for point in line.points if point.axis == axis]
         series = {
-            "wall": [(point.value, point.seconds) for point in own],
-            "CPU": [(point.value, point.cpu) for point in own],
+            "wall clock": [(point.value, point.seconds / max(point.cases, 1)) for point in own],
+            "CPU": [(point.value, point.cpu / max(point.cases, 1)) for point in own],
         }
-        picture = growth(f"Seconds for {own[0].cases if own and axis != 'cases' else 'all'} cases", "seconds", series)
-        if picture is not None and not line.refused:
+        picture = growth("Seconds for a case", "seconds", series)
+        # One size is no growth: the table has it.
+        if picture is not None and not line.refused and len({point.value for point in own}) > 1:
             pictures.append(picture.against(words))
     facts = [
         *((f"{label(name)}: shapes", str(amount)) for name, amount in line.programs.items()),
@@ -191,14 +243,23 @@ def view(line: HarnessLine) -> HarnessView:
     )
 
 
+def missed(line: HarnessLine) -> bool:
+    """Whether a target was measured and not met."""
+    return any(one.met == "not met" for one in told(line))
+
+
 def harness_headline(line: HarnessLine) -> str:
     """The answer in one sentence."""
     found = list(told(line))
     aimed = [one for one in found if one.target]
-    met, missed = (sum(one.met == word for one in aimed) for word in ("met", "not met"))
+    met, short = (sum(one.met == word for one in aimed) for word in ("met", "not met"))
     if line.refused:
         return f"no time is told: {label(line.refused[0])}."
-    return f"{met} of {count(len(aimed), 'target')} met, {missed} not met, {len(aimed) - met - missed} not measured."
+    lost = [f"{one.title} is {one.deciding} ({one.target})" for one in aimed if one.met == "not met"]
+    text = f"{met} of {count(len(aimed), 'target')} met"
+    text += f"; {short} not met: {listed(lost)}" if short else ""
+    text += f"; {len(aimed) - met - short} not measured" if met + short < len(aimed) else ""
+    return f"{text}."
 
 
 class Writer(Protocol):
@@ -217,8 +278,15 @@ def print_harness(line: HarnessLine, console: Console, writer: Writer) -> None:
     writer.line(f"What the harness costs: {shown.title}", "bold")
     for text in shown.refused:
         writer.line(f"Not told: {text}.", "bold yellow")
-    rows = [(one.title, one.ratio, one.cpu, one.target, one.met or one.why) for one in shown.told]
-    _print(console, writer, ("a case", "seconds [least, most]", "CPU", "target", ""), rows)
+    _print(
+        console,
+        writer,
+        ("a case", "seconds [range]", "CPU", "target", ""),
+        [(one.title, one.ratio, one.cpu, one.target, one.met) for one in shown.told],
+    )
+    for one in shown.told:
+        writer.line(f"{one.title}: {one.says}{f'; {one.why}' if one.why else ''}", "dim", indent=2)
+    writer.line("")
     _print(
         console,
         writer,
@@ -235,9 +303,9 @@ def print_harness(line: HarnessLine, console: Console, writer: Writer) -> None:
 
 def _print(console: Console, writer: Writer, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    # Where it is too narrow, names give way, never what is told of them.
     for place, heading in enumerate(headings):
-        last = place == len(headings) - 1
-        table.add_column(heading, overflow="fold", ratio=1 if last else None, no_wrap=not last)
+        table.add_column(Text(heading), overflow="fold", no_wrap=place > 0)
     for row in rows:
         table.add_row(*map(writer.text, row))
     console.print(table)

@@ -38,7 +38,7 @@ def render_html(record: Record) -> str:
         page=make_speed_page(record) if alone else make_page(record),
         speed=make_speed(record),
         speed_level=f"{LEVEL:.0%}",
-        speed_size=(speed_chart.WIDTH, speed_chart.NAMES, speed_chart.TOP),
+        speed_size=(speed_chart.WIDTH, speed_chart.NAME, speed_chart.TOP),
         growth_size=(
             *(speed_chart.WIDTH, speed_chart.HEIGHT, speed_chart.LEFT, speed_chart.WIDTH - speed_chart.RIGHT),
             *(speed_chart.TOP, speed_chart.HEIGHT - speed_chart.BOTTOM),
@@ -73,6 +73,7 @@ def page_environment() -> Environment:
         "block": block,
         "breakable": _breakable,
         "differing": _differing,
+        "quoted": _quoted,
     }
     return environment
 
@@ -109,6 +110,14 @@ def _breakable(name: str) -> Markup:
     """A name that may be broken where a reader would break it."""
     pieces = re.split(r"(?<=[_:=@/-])(?=[^_:=@/-])", visible(name))
     return Markup("<wbr>").join(pieces)
+
+
+def _quoted(text: str) -> Markup:
+    """A sentence whose `commands` stand between backticks."""
+    code = Markup('<code class="id">{}</code>')
+    pieces = visible(text).split("`")
+    paired = pieces if len(pieces) % 2 else [*pieces[:-2], f"{pieces[-2]}`{pieces[-1]}"]
+    return Markup().join(code.format(piece) if place % 2 else escape(piece) for place, piece in enumerate(paired))
 
 
 def _differing(text: str, other: str) -> Markup:

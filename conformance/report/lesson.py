@@ -113,7 +113,7 @@ def _told(lesson: Lesson) -> Iterator[str]:
 def _context(lesson: Lesson) -> Iterator[str]:
     """What it was judged by and how it was understood, and what else could be meant."""
     yield from ("", "Judged by:")
-    yield from (f"  {line}" for line in _equations(lesson))
+    yield from (f"  {line}" for line in _judged_by(lesson))
     yield from ("", f"Understood as {lesson.call}")
     width = max((len(name) for name, _, _ in lesson.mapping), default=0)
     shapes = max((len(shape) for _, shape, _ in lesson.mapping), default=0)
@@ -133,12 +133,15 @@ def _context(lesson: Lesson) -> Iterator[str]:
         yield f"see it again: {lesson.again}"
 
 
-def _equations(lesson: Lesson) -> Iterator[str]:
+def _judged_by(lesson: Lesson) -> Iterator[str]:
     cell = cell_named(lesson.cell)
     yield f"{cell.title}, --cell {lesson.cell}" + ("" if lesson.said else " (nobody said which: this fits best)")
-    yield from EQUATIONS[lesson.cell]
-    if lesson.cell.startswith("gru"):
-        yield _UPDATES[lesson.evaluation]
+    yield from equations(lesson.cell, lesson.evaluation)
+
+
+def equations(cell: str, evaluation: Evaluation) -> tuple[str, ...]:
+    """The equations that a cell is judged by, a line each."""
+    return (*EQUATIONS[cell], *((_UPDATES[evaluation],) if cell.startswith("gru") else ()))
 
 
 EQUATIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -250,6 +253,3 @@ def _example(example: Example) -> Iterator[str]:
 
 def _row(values: Sequence[float]) -> str:
     return f"[{', '.join(number(value) for value in values)}]"
-
-
-__all__ = ["EQUATIONS", "FRESH", "Lesson", "difference", "telling", "told"]

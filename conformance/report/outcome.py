@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 from conformance.known import check_known
 from conformance.record import CandidateLine, FaultEntry, Finding, Record, Trial
+from conformance.report.called import called, called_together
 from conformance.report.speed import is_benchmark, speed_exit_code, speed_headline
 from conformance.report.wording import count, label, listed
 from conformance.verdict import (
@@ -389,7 +390,7 @@ def _agreed(record: Record) -> bool:
 def beside(record: Record) -> tuple[str, ...]:
     """What is not fine on requirements that do not decide, for all candidates about which the same is to be said."""
     known = levels(record)
-    alike: dict[tuple[tuple[Outcome, Level, tuple[str, ...]], ...], list[str]] = {}
+    alike: dict[tuple[tuple[Outcome, Level, tuple[str, ...]], ...], list[tuple[str, CandidateLine | None]]] = {}
     for result in results(record):
         worst = {name: overall(f for f in result.beside if f.requirement == name) for name in _asked(result.beside)}
         phrases = tuple(
@@ -400,9 +401,9 @@ def beside(record: Record) -> tuple[str, ...]:
         )
         if phrases:
             named = tuple((o, lv, tuple(_with_fault(result.beside, n) for n in ns)) for o, lv, ns in phrases)
-            alike.setdefault(named, []).append(label(result.name))
+            alike.setdefault(named, []).append((result.name, result.line))
     return tuple(
-        f"{listed(names, most=3)} "
+        f"{called_together(names, most=3)} "
         + listed(
             [
                 f"{_BESIDE[outcome][len(names) > 1]} on {count(len(asked), f'{level} requirement')}"
@@ -431,7 +432,7 @@ def _answer(record: Record) -> str:
     worst = [result for result in all_results if result.outcome == "diverges"]
     if worst:
         verb = "diverges" if len(worst) == 1 else "diverge"
-        told = [f"{label(result.name)} behaves like {behaves_like(result.findings)}" for result in worst[:3]]
+        told = [f"{called(one.name, one.line)} behaves like {behaves_like(one.findings)}" for one in worst[:3]]
         if len(worst) > 3:
             told.append(f"{len(worst) - 3} more below")
         sentence = f"{len(worst)} of {count(total, 'candidate')} {verb}: {'; '.join(told)}"
@@ -444,7 +445,7 @@ def _answer(record: Record) -> str:
     counts = Counter(result.outcome for result in all_results)
     if _agreed(record):
         if total == 1:
-            return f"{label(all_results[0].name)} agrees with the reference."
+            return f"{called(all_results[0].name, all_results[0].line)} agrees with the reference."
         return f"All {total} candidates agree with the reference."
     told = [f"{counts[o]} {_COUNTED[o][counts[o] != 1]}" for o in reversed(ORDER) if counts[o] and o in _COUNTED]
     lacking = "".join(f"; {reason}" for reason in gaps(record) if not counts["untested"])
@@ -459,3 +460,11 @@ def _statement(record: Record, worst: Sequence[Result]) -> str:
     name = behaves_like(worst[0].findings)
     entry = fault_entry(record, pairs[0][0].requirement, name)
     return "" if entry is None or not entry.statement else f" \N{EM DASH} {label(entry.statement)}"
+
+
+def version_of(result: Result) -> str:
+    """The exact version under test: as the worker says, else as the candidate's spec asks."""
+    if result.line is not None and result.line.version:
+        return label(result.line.version)
+    asked = result.name.partition("==")[2]
+    return f"asked: {label(asked)}" if asked else "unknown"

@@ -267,22 +267,91 @@ def speed_headline(record: Record) -> str:
         return harness_headline(record.harness[0]) if not record.problem else f"{problems[0]}."
     lines = measured(record)
     ran = [line for line in lines if any(side.seconds for side in line.sides)]
-    told = [conclusion(line, side) for line in ran for side in line.sides]
-    amounts = {
-        kind: sum(one.kind == kind for one in told) for kind in ("faster", "slower", "alike", "wide", "same path")
-    }
-    words = {
-        "faster": "faster",
-        "slower": "slower",
-        "alike": "without a difference",
-        "wide": "too noisy to tell",
-        "same path": "the same path",
-    }
-    parts = [f"{amount} {words[kind]}" for kind, amount in amounts.items() if amount]
     text = f"{len(ran)} of {count(len(lines), 'comparison')} measured here"
-    text += f"; against the baselines: {listed(parts)}" if parts else "; nothing to tell of any side"
-    problems = speed_problems(record)
+    problems, told = speed_problems(record), _pairs(ran)
+    if len(lines) == 1 and told and not problems:
+        (only,) = lines
+        subject = label(only.title) if isinstance(only, BenchLine) else f"a scan of {label(only.cell)}"
+        return f"{_sayings(told)}: {subject}, {shape_words(only)}."
+    text += f"; {_sayings(told) if len(ran) == 1 else _tally(told)}" if told else "; nothing to tell of any side"
     return f"{text}; but {problems[0]}." if problems else f"{text}."
+
+
+_Pair: TypeAlias = tuple[str, str, Conclusion]
+"""A candidate, its baseline, and what is told of it."""
+
+
+def _pairs(lines: Sequence[Measured]) -> list[_Pair]:
+    return [
+        (label(side.candidate), label(line.baseline), told)
+        for line in lines
+        for side in line.sides
+        if not side.control and (told := conclusion(line, side)).kind in _COUNTED
+    ]
+
+
+_COUNTED: Final[dict[Kind, str]] = {
+    "faster": "faster",
+    "slower": "slower",
+    "alike": "without a difference",
+    "wide": "too noisy to tell",
+    "same path": "on the same path",
+}
+_NAMED: Final = 3
+"""Of so many candidates something is told in the first sentence."""
+
+
+def _sayings(told: Sequence[_Pair]) -> str:
+    """One comparison in words, a candidate after the other."""
+    parts = [_saying(*pair) for pair in told[:_NAMED]]
+    return "; ".join([*parts, *([f"{len(told) - _NAMED} more below"] if told[_NAMED:] else [])])
+
+
+def _saying(name: str, baseline: str, told: Conclusion) -> str:
+    match told.kind:
+        case "faster" | "slower":
+            return f"{name} is {ratio_text(told.ratio)} as fast as {baseline}"
+        case "alike":
+            return f"no difference seen between {name} and {baseline}"
+        case "same path":
+            return f"{name} ran the same path as {baseline}"
+        case _:
+            return f"too noisy to tell {name} from {baseline}"
+
+
+def _tally(told: Sequence[_Pair]) -> str:
+    """Many comparisons: how often each candidate was what, by baseline."""
+    found: dict[tuple[str, str], list[Kind]] = {}
+    for name, baseline, one in told:
+        found.setdefault((baseline, name), []).append(one.kind)
+    parts, last = [], ""
+    for (baseline, name), kinds in list(found.items())[:_NAMED]:
+        against = "" if baseline == last else f"against {baseline}, "
+        amounts = [f"{word} in {kinds.count(kind)}" for kind, word in _COUNTED.items() if kind in kinds]
+        parts.append(f"{against}{name} is {listed(amounts)}")
+        last = baseline
+    return "; ".join([*parts, *([f"{len(found) - _NAMED} more below"] if len(found) > _NAMED else [])])
+
+
+def speed_limits(record: Record) -> tuple[str, ...]:
+    """What the timings could not tell, and why, each thing once."""
+    found: dict[str, list[str]] = {}
+    for line in measured(record):
+        where = _place(line)
+        if isinstance(line, BenchLine) and line.left_out:
+            found.setdefault(label(line.left_out), []).append(where)
+            continue
+        if busy := crowded(line):
+            found.setdefault(busy, []).append(where)
+        for side in line.sides:
+            told = conclusion(line, side)
+            if told.kind in ("wide", "same path", "refused", "broken", "left out"):
+                found.setdefault(f"{label(side.candidate)}: {told.text}", []).append(where)
+    return tuple(f"{text} ({listed(list(dict.fromkeys(places)), most=3)})" for text, places in found.items())
+
+
+def _place(line: Measured) -> str:
+    return label(line.title) if isinstance(line, BenchLine) else f"T = {line.shape[1]}"
 
 
 def speed_problems(record: Record) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from conformance.report.chart import Tick
 WIDTH: Final = 560
 HEIGHT: Final = 300
 LEFT, RIGHT, TOP, BOTTOM = 74, 14, 14, 52
-ROW: Final = 30
-NAMES: Final = 150
-"""The width of the column of names beside intervals."""
+ROW: Final = 46
+NAME: Final = 14
+"""How far below the top of its row a name stands; its interval is below it, so that no name is too long."""
 _LARGEST: Final = 1e9
 _LEAST, _MOST = 1e-300, 1e300
 _NICE: Final = (1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000, 1e4, 1e6)
@@ -26,7 +26,7 @@ _NICE: Final = (1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000, 1e4, 1e6)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """The interval of one side: ends and median across, its row's middle."""
+    """The interval of one side: ends and median across, y: where it lies; its name stands above, at y - `NAME`."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ def intervals(rows: Sequence[tuple[str, str, Ratio, str]], control: Ratio | None
         return None
     found = [*(ratio for _, _, ratio, _ in rows), *([control] if control is not None else [])]
     reach = math.log(min(_LARGEST, max(1.1, *(ratio.distance for ratio in found)))) * 1.06
-    left, right = NAMES + 8.0, WIDTH - RIGHT - 6.0
+    left, right = 20.0, WIDTH - 20.0
     middle = (left + right) / 2
 
     def across(value: float) -> float:
@@ -72,7 +72,7 @@ def intervals(rows: Sequence[tuple[str, str, Ratio, str]], control: Ratio | None
                 low=across(ratio.low),
                 at=across(ratio.median),
                 high=across(ratio.high),
-                y=TOP + ROW * (place + 0.5),
+                y=TOP + ROW * place + 32.0,
                 text=text,
             )
             for place, (name, kind, ratio, text) in enumerate(rows)

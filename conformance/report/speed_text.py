@@ -76,7 +76,7 @@ def _table(headings: Sequence[str]) -> Table:
     """A table in which names give way when it is too narrow, never what is told of them."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading != "side")
+        table.add_column(Text(heading), overflow="fold", no_wrap=heading != "side")
     return table
 
 

@@ -42,12 +42,12 @@ from conformance.report.outcome import (
     levels,
     outcome_of,
     results,
+    version_of,
 )
 from conformance.report.paths import attested, what_ran
 from conformance.report.sources import source_items
 from conformance.report.speed import is_benchmark
 from conformance.report.speed_text import print_speed
-from conformance.report.view import version_of
 from conformance.report.wording import count, label, listed, number, one_line, share, visible
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, core
 

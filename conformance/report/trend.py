@@ -6,7 +6,7 @@ colour; the fill only repeats it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,12 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.bisect import State
+from conformance.report.affected import affected, asked_of, could_not, trend_headline, trend_outcome
 from conformance.report.history import reasons, told, warnings
 from conformance.report.html import page_environment, part, style_digest
-from conformance.trend import Matrix
+from conformance.report.wording import label
+from conformance.trend import Matrix, Row
 
 CELL: Final = 30
 LABEL: Final = 250
+_LIMITS: Final = 20
+_LONG: Final = 12
+"""Longer tables are folded."""
 HEAD: Final = 64
 PAD: Final = 8
 
@@ -108,22 +113,33 @@ def explained(matrix: Matrix) -> Mapping[str, str]:
 
 def render_trend(matrix: Matrix) -> str:
     """The matrix as one HTML document: a drawing, and a table with everything that it shows."""
-    style = part("report.css") + "\n" + part("trend.css")
-    used = marks(matrix)
-    lines = tuple(_line(matrix, index, used) for index in range(len(matrix.rows)))
+    style, script = part("report.css") + "\n" + part("trend.css"), part("report.js")
+    used, left = marks(matrix), _margin(matrix)
+    lines = tuple(_line(matrix, index, used, left) for index in range(len(matrix.rows)))
+    limits = could_not(matrix)
     return (
         page_environment()
         .get_template("trend.html.j2")
         .render(
             matrix=matrix,
             style=Markup(style),  # noqa: S704  our own files
-            policy=f"default-src 'none'; style-src '{style_digest(style)}'; base-uri 'none'; form-action 'none'",
+            script=Markup(script),  # noqa: S704  our own file
+            policy=f"default-src 'none'; style-src '{style_digest(style)}'; script-src '{style_digest(script)}'; "
+            "base-uri 'none'; form-action 'none'",
+            headline=trend_headline(matrix),
+            outcome=trend_outcome(matrix),
+            made=label(matrix.origin.get("finished", "")),
+            told=_alike(lines),
+            causes=affected(matrix),
+            limits=limits[:_LIMITS],
+            more_limits=max(len(limits) - _LIMITS, 0),
+            asked=asked_of(matrix.rows),
             lines=lines,
-            heads=[(version, LABEL + CELL * index + CELL // 2) for index, version in enumerate(matrix.versions)],
+            heads=[(version, left + CELL * index + CELL // 2) for index, version in enumerate(matrix.versions)],
             marks=tuple(used.values()),
-            explained=tuple(explained(matrix).items()),
             origin=tuple(matrix.origin.items()),
-            width=LABEL + CELL * len(matrix.versions) + HEAD,
+            folded=len(matrix.versions) > _LONG,
+            width=left + CELL * len(matrix.versions) + HEAD,
             height=HEAD + CELL * len(lines) + PAD,
             head=HEAD - PAD,
             cell=CELL,
@@ -131,19 +147,39 @@ def render_trend(matrix: Matrix) -> str:
     )
 
 
-def _line(matrix: Matrix, index: int, used: Mapping[str, Mark]) -> Line:
+def _margin(matrix: Matrix) -> int:
+    """The room that the names of rows need."""
+    longest = max((len(text) for row in matrix.rows for text in (_name(matrix, row), row.dtype)), default=0)
+    return min(LABEL, 16 + 7 * longest)
+
+
+def _name(matrix: Matrix, row: Row) -> str:
+    """The requirement, and the variant where there are several."""
+    single = len({other.variant for other in matrix.rows}) == 1
+    return label(row.requirement) + ("" if single else f" ({label(row.variant)})")
+
+
+def _alike(lines: Sequence[Line]) -> tuple[tuple[str, str, str, tuple[str, ...]], ...]:
+    """Histories in words, dtypes of one requirement together where they are the same."""
+    found: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for line in lines:
+        found.setdefault((line.name, line.words, line.notes), []).append(line.dtype)
+    return tuple((name, ", ".join(dtypes), words, notes) for (name, words, notes), dtypes in found.items())
+
+
+def _line(matrix: Matrix, index: int, used: Mapping[str, Mark], left: int) -> Line:
     row, y = matrix.rows[index], HEAD + CELL * index
     history = row.history(matrix.versions)
     return Line(
-        name=f"{row.requirement} ({row.variant})",
-        dtype=row.dtype,
+        name=_name(matrix, row),
+        dtype=label(row.dtype),
         y=y,
         cells=tuple(
             Cell(
                 version=version,
                 mark=used[row.states[version].label],
                 detail=row.states[version].detail,
-                x=LABEL + CELL * column,
+                x=left + CELL * column,
                 y=y,
             )
             for column, version in enumerate(matrix.versions)

@@ -10,7 +10,8 @@ from typing import Literal, assert_never
 from conformance.candidate import identity
 from conformance.gate import Kind, accepted, classify
 from conformance.known import SHIPPED, applies, check_finding, listed, read_known
-from conformance.record import CandidateLine, Finding, KnownEntry, read_record
+from conformance.record import CandidateLine, Finding, KnownEntry
+from conformance.recordfile import read_record
 from conformance.report.gate import MEANINGS, phrase
 from conformance.report.known import problem_text
 from conformance.verdict import Diverges, core

@@ -76,6 +76,7 @@ class Hosts:
                 self._lines[candidate.name] = CandidateLine(
                     name=candidate.name,
                     adapter=candidate.adapter.name,
+                    framework=candidate.adapter.title,
                     variant=candidate.variant.name,
                     title=candidate.variant.title,
                     version=version,

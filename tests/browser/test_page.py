@@ -11,12 +11,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
+from own_cells import NUMPY_CELL
 from playwright.sync_api import BrowserContext, Page
 from reading import complaints, dangling, faint, opened, shown, stops, too_wide, unfolded, unnamed, unreachable
 from test_report import MLX, NONE, Draft, typical
 
 from conformance.candidate import parse_spec
 from conformance.case import case_from_json
+from conformance.cli import main
 from conformance.discover import find_adapters
 from conformance.plan import candidates_for, interpreter_of
 from conformance.record import Finding, Record
@@ -282,6 +285,51 @@ def test_the_copied_issue_can_be_filed(divergence: tuple[Page, Finding]) -> None
     ]
     found = [text.index(part) for part in parts]
     assert found == sorted(found)
+
+
+# A cell of one's own
+
+
+def test_the_page_of_a_cell_of_ones_own_says_what_it_was_judged_by(context: Make, tmp_path: Path) -> None:
+    """It is nobody's release that diverges; the equations, the call and where the weights got in are told."""
+    file = tmp_path / "mine.py"
+    right = "(1 - z) * h + z * n"
+    assert right in NUMPY_CELL
+    file.write_text(NUMPY_CELL.replace(right, "(1 - z) * n + z * h"), encoding="utf-8")
+    arguments = ["check-cell", f"{file}:step", "--output", str(tmp_path / "out"), "--examples", "0"]
+    assert CliRunner().invoke(main, arguments).exit_code == 1
+    (path,) = (tmp_path / "out").glob("*.html")
+    assert complaints(context(), path) == []
+    at = opened(context(), path)
+    title = at.locator("h1").inner_text()
+    assert re.fullmatch(
+        r"1 of 1 candidate diverges: step in mine\.py on NumPy [\d.]+ \(step:mix\) .*update_flip.*", title
+    )
+    unfolded(at)
+    facts = dict(
+        zip(at.locator("dl.inline dt").all_inner_texts(), at.locator("dl.inline dd").all_inner_texts(), strict=True)
+    )
+    assert facts["judged by"].endswith("h' = (1 - z) * h + z * n (z mixes the candidate in: --update mix)")
+    assert "W_r = (W_xr | W_hr).T" in facts["weights"]
+    assert facts["called as"].startswith("a cell, called with")
+    assert dangling(at) == []
+    assert unnamed(at) == []
+
+
+def test_a_trend_says_what_is_wrong_where_and_how_to_see_it(context: Make, pages: dict[str, Path]) -> None:
+    """The answer, the equations beside each other, a command that can be copied, and what was left out."""
+    at = opened(context(permissions=["clipboard-read", "clipboard-write"]), pages["trend"])
+    assert at.locator("h1").inner_text().startswith("mine:<i>: 3 of 5 releases diverge: 1.0 to 1.1 like drop_rbhn_t0; ")
+    card = at.locator("article.is-diverges").first
+    right, instead = card.locator(".equations dd").all_inner_texts()
+    assert "r * b_hn" in right
+    assert "r * b_hn" not in instead
+    assert clipboard(at, "Copy the command that shows it") == "rnn-conformance run 'mine:<i>==1.1' -k gru_0"
+    limits = at.locator("section[aria-labelledby=limits]").inner_text()
+    assert "2.0 was left out: yanked" in limits
+    assert "1.4, gru_0 (float32): unavailable: No such release" in limits
+    table = at.locator("section.trend table tbody tr")
+    assert table.count() == at.locator("section.trend svg text[transform]").count() == 5
 
 
 # Using

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from conformance.cli import main
 from conformance.gate import outcome
-from conformance.record import read_record
+from conformance.recordfile import read_record
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from conformance.cli import main
-from conformance.record import read_record
+from conformance.recordfile import read_record
 from conformance.verdict import Agrees, core
 
 
