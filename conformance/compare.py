@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,16 +253,55 @@ def _misreads_only(fault: Fault) -> bool:
 
 def _misreadings(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
     check_shapes(case, observed)
-    declared, kind = case.format, cell_named(case.cell)
+    kind = cell_named(case.cell)
     usual = [fault for fault in faults if fault.equations is None or fault.equations == kind.equations]
-    if not usual:
-        return {}
-    read = [fault.misread(case).parameters for fault in usual]
-    stack = {name: np.array([one[name] for one in read]) for name in case.parameters}
+    return _at_once(case, observed, usual) if usual else {}
+
+
+def fits_of_many(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
+    """As `fits`, for thousands of faults: all that differ in how parameters are misread alone are evaluated at once.
+
+    Raises
+    ------
+    CaseError: as `compare`.
+    """
+    check_shapes(case, observed)
+    alike: dict[tuple[Any, ...], list[Fault]] = {}
+    if case.stepwise and observed.finite and case.shape.hidden <= _NOT_STACKED_ABOVE:
+        for fault in faults:
+            if fault.parameters is not None and fault.arithmetic is None:
+                alike.setdefault(tuple(getattr(fault, name) for name in _BESIDE_PARAMETERS), []).append(fault)
+    found: dict[str, Fit] = {}
+    for group in alike.values():
+        for begin in range(0, len(group), _STACKED):
+            some = group[begin : begin + _STACKED]
+            found |= _at_once(case, observed, some) if len(some) >= _WORTH_STACKING else {}
+    found |= fits(case, observed, [fault for fault in faults if fault.name not in found])
+    return {fault.name: found[fault.name] for fault in faults}
+
+
+_STACKED = 64
+_BESIDE_PARAMETERS = tuple(
+    each.name
+    for each in fields(Fault)
+    if each.name not in ("name", "statement", "equation", "right", "complement", "parameters")
+)
+
+
+def _at_once(case: Case, observed: Observed, usual: Sequence[Fault]) -> dict[str, Fit]:
+    """How faults fit that are alike but for the parameters."""
+    declared, kind = case.format, cell_named(case.cell)
+    read = [fault.misread(case) for fault in usual]
+    stack = {name: np.array([one.parameters[name] for one in read]) for name in case.parameters}
     parameters = {name: each[:, None] if each.ndim == 2 else each for name, each in stack.items()}
     ops = RunningError(declared)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        trace = kind.evaluate(unchecked(case, {"parameters": parameters}), ops, seen=seen(case, observed))
+        trace = kind.evaluate(
+            unchecked(read[0], {"parameters": parameters}),
+            ops,
+            variation=usual[0].variation,
+            seen=seen(case, observed),
+        )
         predicted = {
             "outputs": trace.outputs,
             "cells": trace.cells,
