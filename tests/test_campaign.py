@@ -261,8 +261,10 @@ def test_a_worker_that_dies_by_nobodys_fault_costs_nothing(
     assert plain(ran(tmp_path / "b.jsonl", [miniature("dies_once")])) == plain(disturbed)
 
 
-@pytest.mark.parametrize("variant", ["good", "rare", "raises_rare"])
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("variant", "share"),
+    [("good", 0.2), ("good", 0.9), ("rare", 0.2), ("rare", 0.5), ("rare", 0.9), ("raises_rare", 0.5)],
+)
 def test_a_record_cut_off_anywhere_is_finished_to_the_same(
     miniature: MiniatureOf, whole: WholeOf, tmp_path: Path, variant: str, share: float
 ) -> None:
