@@ -22,9 +22,10 @@ from conformance.behaviours import BEHAVIOURS, correct
 from conformance.case import Case, Initial, Shape
 from conformance.cells import cell_named
 from conformance.cells.fault import Fault
-from conformance.compare import Observed, compare, foretold
+from conformance.compare import Observed, compare
 from conformance.errors import ShapeError
 from conformance.faults import catalogue
+from conformance.fitting import foretold
 from conformance.gradient import Enclosed, judge_gradients, planted_gradients, visible_gradient_faults
 from conformance.gradient_faults import gradient_catalogue
 from conformance.inputs import shipped_cases

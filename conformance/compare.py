@@ -9,13 +9,13 @@ time, unit). A prefix scan does not compute its states from those before them; i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conformance.algebra import Bounded, RunningError
-from conformance.case import Case, stacked, unchecked
+from conformance.case import Case, stacked
 from conformance.cells.cell import CORRECT, Seen
 from conformance.cells.fault import Fault
 from conformance.cells.registry import cell_named
@@ -134,7 +134,7 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None, *, cut: 
         free = case.lengths is not None and case.padding == "free"
         share = ops.reference_share
         parts = {
-            name: _part(case, values, predicted[name], share, declared, padded=free and name in PER_STEP)
+            name: part_of(case, values, predicted[name], share, declared, padded=free and name in PER_STEP)
             for name, values in observed.arrays().items()
         }
     parts = _after_overflow(case, parts)
@@ -195,173 +195,10 @@ def shares_of(case: Case, observed: Observed) -> Array:
         }
         worst = np.zeros(len(observed.outputs))
         for name, values in observed.arrays().items():
-            part = _part(case, values, predicted[name], ops.reference_share, declared, padded=False)
+            part = part_of(case, values, predicted[name], ops.reference_share, declared, padded=False)
             lost = np.isinf(part.bound) & np.isfinite(part.predicted)
             worst = np.maximum(worst, np.where(lost, np.inf, part.share).reshape(len(worst), -1).max(axis=1))
     return worst
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """How a hypothesis fits: `Comparison.worst` and `Comparison.bounded`."""
-
-    worst: float
-    bounded: bool
-
-    @property
-    def explains(self) -> bool:
-        """Whether the hypothesis explains every element, infinite bounds or not."""
-        return self.worst <= 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foretold(Observed):
-    """An observation of which it is known that some hypotheses do not fit, and how badly: see `foretold`."""
-
-    misfits: Mapping[str, Fit]
-
-
-def fits(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
-    """How each of these faults fits an observation; as `compare` says, one by one.
-
-    Most faults misread parameters and compute as the correct cell does: these are evaluated at once, as cases of one
-    shape, which is several times faster for small ones.
-
-    Raises
-    ------
-    CaseError: as `compare`.
-    """
-    known = dict(observed.misfits) if isinstance(observed, Foretold) else {}
-    rest = [fault for fault in faults if fault.name not in known]
-    found = known | (_misreadings(case, observed, rest) if observed.finite else {})
-    for fault in faults:
-        if fault.name not in found:
-            comparison = compare(case, observed, fault)
-            found[fault.name] = Fit(worst=comparison.worst, bounded=comparison.bounded)
-    return {fault.name: found[fault.name] for fault in faults}
-
-
-def foretold(case: Case, observed: Sequence[Observed], faults: Sequence[Fault]) -> tuple[Observed, ...]:
-    """The same observations of one case, with what is found out at once about all of them: which faults do not fit.
-
-    Every hypothesis is evaluated along all of them together, as `shares` evaluates cases; many times faster for small
-    ones. What fits is not told: `fits` compares it by itself, so nothing is explained because of this.
-
-    Raises
-    ------
-    CaseError: as `compare`.
-    """
-    plain = [place for place, each in enumerate(observed) if each.finite and not case.special and case.stepwise]
-    found = list(observed)
-    for begin in range(0, len(plain), _AT_ONCE):
-        places = plain[begin : begin + _AT_ONCE]
-        some = [observed[place] for place in places]
-        for each in some:
-            check_shapes(case, each)
-        by_fault = {fault.name: _along(case, together(some), fault) for fault in faults}
-        for row, place in enumerate(places):
-            misfits = {name: rows[row] for name, rows in by_fault.items() if not rows[row].explains}
-            known = {name: getattr(observed[place], name) for name in _OBSERVED}
-            found[place] = Foretold(**known, misfits=misfits)
-    return tuple(found)
-
-
-_AT_ONCE = 32
-_OBSERVED = tuple(each.name for each in fields(Observed))
-
-
-def _along(case: Case, observed: Observed, fault: Fault) -> list[Fit]:
-    """How a fault fits each of several observations, which have an axis in front."""
-    fmt, declared = fault.format(case), case.format
-    ops = RunningError(fmt, coarser=fmt.storage > format_of(case.dtype).storage)
-    count = len(observed.outputs)
-    free = case.lengths is not None and case.padding == "free"
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        kind = cell_named(case.cell)
-        trace = kind.evaluate(fault.misread(case), ops, variation=fault.variation, seen=seen(case, observed))
-        predicted = {
-            "outputs": trace.outputs,
-            "cells": trace.cells,
-            "final_state": trace.final_state,
-            "final_cell": trace.final_cell,
-        }
-        worst, bounded = np.zeros(count), np.ones(count, dtype=bool)
-        for name, values in observed.arrays().items():
-            rows = predicted[name]
-            assert rows is not None
-            value, error = (np.broadcast_to(a, (count, *a.shape[-2:])) for a in (rows.value, rows.error))
-            every = Bounded(value, error)
-            part = _part(case, values, every, ops.reference_share, declared, padded=free and name in PER_STEP)
-            worst = np.maximum(worst, part.share.reshape(count, -1).max(axis=1, initial=0.0))
-            bounded &= (np.isfinite(part.bound) | ~np.isfinite(part.predicted)).reshape(count, -1).all(axis=1)
-    return [Fit(worst=float(share), bounded=bool(known)) for share, known in zip(worst, bounded, strict=True)]
-
-
-# Below so many, and with wide states, one by one is as fast.
-_WORTH_STACKING = 3
-_NOT_STACKED_ABOVE = 128
-
-
-def readings(case: Case, faults: Sequence[Fault]) -> tuple[list[Fault], Case]:
-    """Those faults that are another reading of the parameters and nothing else, and their readings as one case.
-
-    Its parameters have an axis in front: first those of the case, then one entry for each of these faults. No faults
-    where that would not be faster.
-    """
-    kind = cell_named(case.cell)
-    if not case.stepwise or case.shape.hidden > _NOT_STACKED_ABOVE:
-        return [], case
-    usual = [f for f in faults if _misreads_only(f) and (f.equations is None or f.equations == kind.equations)]
-    if len(usual) < _WORTH_STACKING:
-        return [], case
-    read = [case.parameters, *(fault.misread(case).parameters for fault in usual)]
-    stack = {name: np.array([one[name] for one in read]) for name in case.parameters}
-    parameters = {name: each[:, None] if each.ndim == 2 else each for name, each in stack.items()}
-    return usual, unchecked(case, {"parameters": parameters})
-
-
-def _misreads_only(fault: Fault) -> bool:
-    """Whether a fault is another reading of the parameters and nothing else."""
-    plain = Fault(name=fault.name, statement=fault.statement, parameters=fault.parameters)
-    return fault.parameters is not None and all(
-        getattr(fault, field.name) == getattr(plain, field.name)
-        for field in fields(fault)
-        if field.name not in ("equation", "right", "complement", "equations")
-    )
-
-
-def _misreadings(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
-    check_shapes(case, observed)
-    declared, kind = case.format, cell_named(case.cell)
-    usual, together_read = readings(case, faults)
-    if not usual:
-        return {}
-    ops = RunningError(declared)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        trace = kind.evaluate(together_read, ops, seen=seen(case, observed))
-        predicted = {
-            "outputs": trace.outputs,
-            "cells": trace.cells,
-            "final_state": trace.final_state,
-            "final_cell": trace.final_cell,
-        }
-        free = case.lengths is not None and case.padding == "free"
-        count = 1 + len(usual)
-        worst, bounded = np.zeros(count), np.ones(count, dtype=bool)
-        for name, values in observed.arrays().items():
-            rows = predicted[name]
-            assert rows is not None
-            value, error = (np.broadcast_to(a, (count, *a.shape[-2:])) for a in (rows.value, rows.error))
-            every = Bounded(value, error)
-            repeated = np.broadcast_to(values, (count, *values.shape))
-            part = _part(case, repeated, every, ops.reference_share, declared, padded=free and name in PER_STEP)
-            flat = (count, -1)
-            worst = np.maximum(worst, part.share.reshape(flat).max(axis=1, initial=0.0))
-            bounded &= (np.isfinite(part.bound) | ~np.isfinite(part.predicted)).reshape(flat).all(axis=1)
-    return {
-        fault.name: Fit(worst=float(share), bounded=bool(known))
-        for fault, share, known in zip(usual, worst[1:], bounded[1:], strict=True)
-    }
 
 
 def _stacked(values: Sequence[Array | None]) -> Array | None:
@@ -428,9 +265,10 @@ def unspecified(case: Case) -> NDArray[np.bool_]:
     return np.arange(size.time)[:, None] >= np.array(case.lengths)[None]
 
 
-def _part(
+def part_of(
     case: Case, observed: Array, rows: Bounded | None, reference_share: float, declared: Format, *, padded: bool
 ) -> Part:
+    """One array of a comparison, from the predicted rows and their error; padded: it has slots past a row's end."""
     assert rows is not None
     predicted = rows.value.reshape(observed.shape)
     bound = rows.error.reshape(observed.shape) * reference_share

@@ -15,8 +15,9 @@ from conformance.cells.cell import CORRECT, Indices, Variation, itself, wire
 from conformance.cells.fault import Fault, Transform
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import Observed, compare, readings, seen, unspecified
+from conformance.compare import Observed, compare, seen, unspecified
 from conformance.faults import catalogue
+from conformance.fitting import Fit, fits_of_many, misreadings, readings_and_own
 from conformance.localisation import LOW_PRECISION, Mask, localise
 from conformance.rounding import Array, format_of
 from conformance.spread import Scattered, scatter
@@ -97,10 +98,10 @@ def _effects(case: Case, observed: Observed, faults: Sequence[Fault]) -> list[di
 
     Shaped like the parts of a comparison; zero, to the last bit, where a fault changes nothing.
     """
-    alike, together = readings(case, faults)
+    alike = misreadings(case, faults)
     found = {}
     if alike:  # one entry for every fault, after that of the reference
-        stacked = _forced(case, observed, together, CORRECT, lead=(1 + len(alike),))
+        stacked = _forced(case, observed, readings_and_own(case, alike), CORRECT, lead=(1 + len(alike),))
         for number, fault in enumerate(alike, start=1):
             found[fault.name] = {part: _moved(rows[number], rows[0]) for part, rows in stacked.items()}
     reference = _forced(case, observed, case, CORRECT)
@@ -336,25 +337,27 @@ def _explaining(
     case: Case, observed: Observed, ones: Iterable[Fault], others: Sequence[Fault], right: Any
 ) -> tuple[tuple[str, str], ...]:
     """The pairs that explain the observation, in either order of misreading."""
-    found: dict[tuple[str, str], None] = {}
-    brief = _beginning(case, observed)
+    tried: dict[str, Fault] = {}
+    told: dict[str, tuple[str, str]] = {}
     for one in ones:
         for other in others:
             pair = (min(one.name, other.name), max(one.name, other.name))
             both_misread = one.parameters is not None and other.parameters is not None
             # The order matters only where both misread the parameters.
-            if (
-                one.name == other.name
-                or pair in found
-                or (not both_misread and pair != (one.name, other.name) and other.arithmetic is None)
+            if one.name == other.name or (
+                not both_misread and pair != (one.name, other.name) and other.arithmetic is None
             ):
                 continue
             both = compose(one, other, right)
-            if both is None or (brief is not None and _stepwise(both) and not _explains(*brief, both)):
-                continue
-            if _explains(case, observed, both):
-                found[pair] = None
-    return tuple(sorted(found))
+            if both is not None:
+                tried[both.name], told[both.name] = both, pair
+    brief = _beginning(case, observed)
+    if brief is not None:
+        stepwise = [both for both in tried.values() if _stepwise(both)]
+        begun = fits_of_many(*brief, stepwise)
+        tried = {name: both for name, both in tried.items() if name not in begun or _fits(begun[name])}
+    found = fits_of_many(case, observed, tuple(tried.values()))
+    return tuple(sorted({told[name] for name, fit in found.items() if _fits(fit)}))
 
 
 def _beginning(case: Case, observed: Observed, steps: int = 2) -> tuple[Case, Observed] | None:
@@ -376,9 +379,8 @@ def _stepwise(fault: Fault) -> bool:
     return fault.wiring is wire and fault.inputs is None
 
 
-def _explains(case: Case, observed: Observed, fault: Fault) -> bool:
-    comparison = compare(case, observed, fault)
-    return comparison.explains and comparison.bounded
+def _fits(fit: Fit) -> bool:
+    return fit.explains and fit.bounded
 
 
 def lasting(case: Case, observed: Observed, fault: Fault) -> str:

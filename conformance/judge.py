@@ -21,9 +21,10 @@ from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, fits, seen, shares_of
+from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen, shares_of
 from conformance.errors import CaseError
 from conformance.faults import catalogue
+from conformance.fitting import fits
 from conformance.rounding import Arithmetic, Array, arithmetic_of
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, ShareMap, StepRow
 

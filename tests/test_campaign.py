@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from conformance.signature import LATTICE
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 MiniatureOf = Callable[[str], Candidate]
+WholeOf = Callable[[Candidate], Path]
 ASKED = (REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_hidden_given"])
 CASES = 500
 
@@ -55,6 +57,23 @@ def ran(
         findings = run(groups, chosen, writer.write, Silent(), case_seconds=20)
         writer.write(Footer(finished="", trials=sum(f.trials for f in findings), findings=len(findings)))
     return read_record(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> WholeOf:
+    """The record of an undivided campaign of a candidate; each is run once, to be read only."""
+
+    @cache
+    def of(name: str) -> Path:
+        return tmp_path_factory.mktemp(name) / "whole.jsonl"
+
+    def record(candidate: Candidate) -> Path:
+        path = of(candidate.variant.name)
+        if not path.exists():
+            ran(path, [candidate])
+        return path
+
+    return record
 
 
 def plain(record: Record) -> list[bytes]:
@@ -141,9 +160,9 @@ def test_together_or_one_by_one_the_verdict_is_the_same() -> None:
     assert all(isinstance(verdict, Diverges) for verdict in judge_block(held, range(12), lost, ()))
 
 
-def test_every_case_is_tried_and_counted(miniature: MiniatureOf, tmp_path: Path) -> None:
+def test_every_case_is_tried_and_counted(miniature: MiniatureOf, whole: WholeOf) -> None:
     """So many cases as asked for, shared out among requirements; the findings agree and count them all."""
-    record = ran(tmp_path / "a.jsonl", [miniature("good")])
+    record = read_record(whole(miniature("good")))
     assert not record.problem
     assert sum(line.cases for line in record.blocks) == CASES
     assert all(line.agreeing == line.cases and 0 < line.share <= 1 and line.compared for line in record.blocks)
@@ -155,9 +174,9 @@ def test_every_case_is_tried_and_counted(miniature: MiniatureOf, tmp_path: Path)
     assert len({line.digest for line in record.blocks}) == len(record.blocks)
 
 
-def test_one_wrong_case_in_a_campaign_is_found(miniature: MiniatureOf, tmp_path: Path) -> None:
+def test_one_wrong_case_in_a_campaign_is_found(miniature: MiniatureOf, whole: WholeOf) -> None:
     """A defect that ordinary cases do not meet; the block says where it is, and the case is kept."""
-    record = ran(tmp_path / "a.jsonl", [miniature("rare")])
+    record = read_record(whole(miniature("rare")))
     told = {finding.requirement: finding for finding in record.findings}
     assert isinstance(told["gru_hidden_none"].verdict, Agrees)
     finding = told["gru_hidden_given"]
@@ -173,10 +192,10 @@ def test_one_wrong_case_in_a_campaign_is_found(miniature: MiniatureOf, tmp_path:
 
 @pytest.mark.parametrize("variant", ["crash_rare", "raises_rare", "dtype_rare"])
 def test_a_case_that_breaks_the_worker_is_found_and_its_mates_are_finished(
-    miniature: MiniatureOf, tmp_path: Path, variant: str
+    miniature: MiniatureOf, whole: WholeOf, variant: str
 ) -> None:
     """Every other case of the block is judged; the broken one has a trial of its own."""
-    record = ran(tmp_path / "a.jsonl", [miniature(variant)])
+    record = read_record(whole(miniature(variant)))
     broken = [trial for trial in record.trials if trial.phase == "campaign"]
     assert broken
     assert all(isinstance(trial.verdict, Broken) for trial in broken)
@@ -232,14 +251,16 @@ def test_a_worker_that_dies_by_nobodys_fault_costs_nothing(
     assert plain(ran(tmp_path / "b.jsonl", [miniature("dies_once")])) == plain(disturbed)
 
 
-@pytest.mark.parametrize("variant", ["good", "rare", "raises_rare"])
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("variant", "share"),
+    [("good", 0.2), ("good", 0.9), ("rare", 0.2), ("rare", 0.5), ("rare", 0.9), ("raises_rare", 0.5)],
+)
 def test_a_record_cut_off_anywhere_is_finished_to_the_same(
-    miniature: MiniatureOf, tmp_path: Path, variant: str, share: float
+    miniature: MiniatureOf, whole: WholeOf, tmp_path: Path, variant: str, share: float
 ) -> None:
     """Whatever has been written when the run was killed, the finished record is that of an undivided run."""
-    whole = ran(tmp_path / "whole.jsonl", [miniature(variant)])
-    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    undivided = read_record(whole(miniature(variant)))
+    lines = whole(miniature(variant)).read_bytes().splitlines(keepends=True)
     place = 1 + int(len(lines[1:]) * share)
     path = tmp_path / "cut.jsonl"
     path.write_bytes(b"".join(lines[:place]) + lines[place][:10])
@@ -257,22 +278,22 @@ def test_a_record_cut_off_anywhere_is_finished_to_the_same(
         again = replace(chosen, campaign=replace(chosen.campaign, done=rest.begun))
         found = [*rest.findings, *run(rest.todo, again, write, Silent())]
         writer.write(Footer(finished="", trials=sum(f.trials for f in found), findings=len(found)))
-    assert plain(read_record(path)) == plain(whole)
+    assert plain(read_record(path)) == plain(undivided)
     kept = sum(isinstance(line, BlockLine) for line in rest.lines)
-    assert sum(isinstance(line, BlockLine) for line in tried) == len(whole.blocks) - kept
+    assert sum(isinstance(line, BlockLine) for line in tried) == len(undivided.blocks) - kept
 
 
 @pytest.mark.parametrize("variant", ["good", "rare", "raises_rare"])
-def test_shards_join_to_an_undivided_run(miniature: MiniatureOf, tmp_path: Path, variant: str) -> None:
+def test_shards_join_to_an_undivided_run(miniature: MiniatureOf, whole: WholeOf, tmp_path: Path, variant: str) -> None:
     """Three shards, in whatever order they are given, make the record of one run."""
     candidate = miniature(variant)
-    whole = ran(tmp_path / "whole.jsonl", [candidate])
+    undivided = read_record(whole(candidate))
     parts = [
         ran(tmp_path / f"{place}.jsonl", [candidate], lambda groups, own=place: settings_of(groups, shard=(own, 3)))
         for place in (3, 1, 2)
     ]
-    assert len({line.block for part in parts for line in blocks_of(part)}) >= len(blocks_of(whole))
-    assert plain(joined(parts)) == plain(whole)
+    assert len({line.block for part in parts for line in blocks_of(part)}) >= len(blocks_of(undivided))
+    assert plain(joined(parts)) == plain(undivided)
 
 
 def test_shards_that_do_not_belong_together_are_refused(miniature: MiniatureOf, tmp_path: Path) -> None:

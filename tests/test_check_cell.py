@@ -28,7 +28,9 @@ def checked(folder: Path, source: str, name: str, *more: str) -> tuple[int, str]
 @pytest.mark.parametrize("planted", HARNESS, ids=lambda planted: planted.id)
 def test_a_mistake_gets_its_name(tmp_path: Path, planted: Planted) -> None:
     """A right cell agrees; one mistake is named, alone."""
-    code, output = checked(tmp_path, planted.source, planted.name)
+    # Shipped cases name it; that a drawn one is made small is asked by the tests below, and of other adapters.
+    drawn = "0" if planted.fault else "3"
+    code, output = checked(tmp_path, planted.source, planted.name, "--examples", drawn)
     first = output.splitlines()[0]
     if not planted.fault:
         assert (code, "agrees" in first) == (0, True), output
@@ -53,7 +55,7 @@ def test_explicit_weights_win(tmp_path: Path) -> None:
     code, output = checked(tmp_path, f"{source}\nWEIGHTS = {recipes!r}\n", "step")
     assert code == 0, output
     wrong = {**recipes, "one": "(W_xz | W_hz).T", "two": "(W_xr | W_hr).T"}
-    code, output = checked(tmp_path, f"{source}\nWEIGHTS = {wrong!r}\n", "step")
+    code, output = checked(tmp_path, f"{source}\nWEIGHTS = {wrong!r}\n", "step", "--examples", "0")
     assert code == 1, output
     code, output = checked(tmp_path, f"{source}\nWEIGHTS = { ({**recipes, 'one': '__import__'})!r}\n", "step")
     assert code == 2, output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +10,13 @@ import pytest
 
 from conformance.behaviours import correct
 from conformance.case import Case, Shape
+from conformance.cells import cell_named
 from conformance.cells.fault import Fault
-from conformance.compare import Fit, Foretold, Observed, compare, fits, foretold, shares
+from conformance.compare import Observed, compare, shares
+from conformance.diagnosis import compose
 from conformance.errors import CaseError, ShapeError
 from conformance.faults import CATALOGUE, catalogue
+from conformance.fitting import Fit, Foretold, fits, fits_of_many, foretold
 from conformance.judge import combine, judge, planted
 from conformance.signature import GENERIC, Signature, build
 from conformance.verdict import Diverges, Inconclusive
@@ -134,8 +137,29 @@ def test_hypotheses_tried_together_fit_as_each_does_alone(cell: str, features: t
         assert len({fit.worst for fit in found.values()}) > 10
 
 
-def _fit_alike(case: Case, observed: Observed, faults: Sequence[Fault]) -> dict[str, Fit]:
-    found = fits(case, observed, faults)
+@pytest.mark.parametrize(
+    ("cell", "features"),
+    [*((cell, ()) for cell in CATALOGUE), ("elman", ("lengths", "layers")), ("gru", ("bidirectional",))],
+)
+def test_pairs_tried_together_fit_as_each_does_alone(cell: str, features: tuple[str, ...]) -> None:
+    """Those that share a fault of anything but parameters are evaluated at once, whatever that changes."""
+    size = Shape(batch=2, time=3, features=2, hidden=3)
+    signature = Signature(shape=size, batched=True, seed=4, scale=0.8, decimals=12, fills=())
+    case = build(signature, cell=cell, dtype="float32", initial="given", features=features)
+    faults = catalogue(cell).values()
+    misread = [fault for fault in faults if fault.parameters is not None]
+    chosen = misread[:: len(misread) // 3]
+    observed = planted(case, chosen[0])
+    together = (compose(one, other, cell_named(cell).equations) for one in faults for other in chosen)
+    pairs = {pair.name: pair for pair in together if pair is not None and pair.arithmetic is None}
+    assert any(pair.variation != chosen[0].variation for pair in pairs.values())
+    _fit_alike(case, observed, tuple(pairs.values()), fits_of_many)
+
+
+def _fit_alike(
+    case: Case, observed: Observed, faults: Sequence[Fault], by: Callable[..., dict[str, Fit]] = fits
+) -> dict[str, Fit]:
+    found = by(case, observed, faults)
     assert list(found) == [fault.name for fault in faults]
     for fault in faults:
         alone = compare(case, observed, fault)
@@ -162,8 +186,9 @@ def test_the_shape_of_an_observation_is_checked_before_hypotheses_are_tried() ->
     """One that fits no case is refused, not broadcast."""
     case = case_of("gru")
     observed = correct(case)
-    with pytest.raises(ShapeError):
-        fits(case, replace(observed, outputs=observed.outputs[:, :1]), tuple(catalogue("gru").values()))
+    for by in (fits, fits_of_many):
+        with pytest.raises(ShapeError):
+            by(case, replace(observed, outputs=observed.outputs[:, :1]), tuple(catalogue("gru").values()))
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm_projection", "elman", "mingru"])

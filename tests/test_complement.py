@@ -18,7 +18,7 @@ from conformance.diagnosis import leanings, pairs
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.gradient import gradients, judge_gradients, planted_gradients
-from conformance.gradient_faults import gradient_catalogue
+from conformance.gradient_faults import GradientFault, gradient_catalogue
 from conformance.judge import hypotheses, judge, observed_of, planted, visible_faults
 from conformance.localisation import localise
 from conformance.rounding import DTYPES, Array, format_of, round_to
@@ -158,20 +158,23 @@ def test_gradients_are_those_of_the_canonical_parameters(cell: str, initial: Ini
         assert np.abs(value).max() > 1e-4
 
 
-@pytest.mark.parametrize("fault", ["z_bias_plus1", "swap_rz", "update_flip", "x_transposed"])
-def test_gradients_of_a_faulty_cell_are_explained_by_its_fault(fault: str) -> None:
+OWN = gradient_catalogue("gru_v1")["update_gate_gradient_missing"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [*(catalogue("gru_v1")[n] for n in ("z_bias_plus1", "swap_rz", "update_flip", "x_transposed")), OWN],
+    ids=lambda fault: fault.name,
+)
+def test_gradients_of_a_faulty_cell_are_explained_by_its_fault(fault: Fault | GradientFault) -> None:
     """Forward faults and the faults of gradients have their names in the other convention."""
     case = generic("gru_v1", "float32")
     generator = np.random.default_rng(4)
     given = {"outputs": round_to("float32", generator.normal(size=(*case.x.shape[:2], case.shape.hidden)))}
     case = replace(case, cotangents=given)
-    verdict = judge_gradients(case, planted_gradients(case, catalogue("gru_v1")[fault]), ())
+    verdict = judge_gradients(case, planted_gradients(case, fault), ())
     assert isinstance(verdict, Diverges)
-    assert verdict.faults == (fault,)
-    own = gradient_catalogue("gru_v1")["update_gate_gradient_missing"]
-    verdict = judge_gradients(case, planted_gradients(case, own), ())
-    assert isinstance(verdict, Diverges)
-    assert verdict.faults == (own.name,)
+    assert verdict.faults == (fault.name,)
 
 
 def test_a_wrong_entry_is_located_in_the_cells_own_parameters() -> None:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -397,20 +399,34 @@ def run(case):
 EVERYTHING = ("lengths", "reverse", "bidirectional", "layers", "gradients")
 
 
-@pytest.fixture
-def stub(tmp_path: Path, miniature: MiniatureOf) -> MiniatureOf:
+def stubbed(folder: Path, good: Candidate) -> MiniatureOf:
     """A worker that answers any case with arrays of ones in its shapes, or breaks the contract, by variant name."""
-    (tmp_path / "adapter.py").write_text(STUB)
-    good = miniature("good")
+    (folder / "adapter.py").write_text(STUB)
 
     def of(variant: str) -> Candidate:
         return replace(
             good,
-            adapter=replace(good.adapter, folder=tmp_path),
+            adapter=replace(good.adapter, folder=folder),
             variant=replace(good.variant, name=variant, features=frozenset(EVERYTHING)),
         )
 
     return of
+
+
+@pytest.fixture
+def stub(tmp_path: Path, miniature: MiniatureOf) -> MiniatureOf:
+    """Stubs by variant name."""
+    return stubbed(tmp_path, miniature("good"))
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Watched]]:
+    """The worker of a stub, one for all tests that only ask it something, since it starts as slowly as a framework."""
+    adapter = read_adapter(Path(__file__).resolve().parent / "miniatures" / "wrong")
+    good = Candidate(spec=Spec(adapter=adapter.name, variant="good"), adapter=adapter, variant=adapter.variants["good"])
+    of = stubbed(tmp_path_factory.mktemp("stub"), good)
+    with ExitStack() as workers:
+        yield cache(lambda variant: workers.enter_context(Watched(of(variant))))
 
 
 def featured(cell: str, *features: str, initial: Initial = "given", batched: bool = True, **changes: Any) -> Case:
@@ -425,12 +441,11 @@ def featured(cell: str, *features: str, initial: Initial = "given", batched: boo
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
 @pytest.mark.parametrize("cell", ["gru", "lstm", "lstm_projection"])
 def test_everything_asked_for_comes_back_in_its_shape(
-    stub: MiniatureOf, cell: str, batched: bool, initial: Initial
+    standing: Callable[[str], Watched], cell: str, batched: bool, initial: Initial
 ) -> None:
     """Memories, gradients and inputs are batched again; what an omitted state has no gradient of is not missed."""
     case = featured(cell, *EVERYTHING, initial=initial, batched=batched, strided=batched, inputs_back=True)
-    with Watched(stub("good")) as watched:
-        answer = watched.host.observe(case)
+    answer = standing("good").host.observe(case)
     assert isinstance(answer, Observation), answer
     assert answer.path == "stub " + " ".join(f"+{feature}" for feature in case.features)
     check_shapes(case, answer.observed)
@@ -468,14 +483,14 @@ def test_everything_asked_for_comes_back_in_its_shape(
     ],
 )
 def test_what_does_not_fit_the_features_breaks_the_contract(
-    stub: MiniatureOf, variant: str, cell: str, features: tuple[str, ...], message: str
+    standing: Callable[[str], Watched], variant: str, cell: str, features: tuple[str, ...], message: str
 ) -> None:
     """Names too few, too many or unknown, and shapes of another situation: each is told, and costs no restart."""
     asked = [feature for feature in features if feature != "inputs_back"]
     case = featured(cell, *asked, inputs_back="inputs_back" in features)
-    with Watched(stub(variant)) as watched:
-        answer = watched.host.observe(case)
-        assert watched.host.pid is not None
+    watched = standing(variant)
+    answer = watched.host.observe(case)
+    assert watched.host.pid is not None
     assert isinstance(answer, Broken)
     assert answer.kind == "contract"
     assert message in answer.message

@@ -209,6 +209,8 @@ SITUATIONS: list[tuple[str, str, Initial]] = [
         (cell, HALF[1 - i % 2], "omitted"),
         (cell, "float64", "zeros"),
     )
+    # Of the variants of a cell `rnn-conformance faults`, which CI runs, plants the other states.
+    if cell in ("lstm", "elman") or each[2] == "given"
 ]
 
 

@@ -31,23 +31,26 @@ def recorded(variant: str, folder: str) -> str:
     return str(path)
 
 
-def listed(pytester: pytest.Pytester, shows: str) -> str:
-    return str(
-        pytester.makefile(
-            ".toml",
-            known=f"""
+ENTRY = """
 [[divergence]]
-candidate = "wrong:drop_rbhn_t0"
-requirement = "gru_hidden_none"
+candidate = "wrong:{variant}"
+requirement = "{requirement}"
 shows = "{shows}"
 size = 1.0
 factor = 100
 reason = "planted"
 owner = "ours"
 link = "none: on purpose"
-""",
-        )
-    )
+"""
+
+
+def listed(pytester: pytest.Pytester, *entries: tuple[str, str, str]) -> str:
+    """A list of variants, requirements and what they show there."""
+    texts = [ENTRY.format(variant=variant, requirement=name, shows=fault) for variant, name, fault in entries]
+    return str(pytester.makefile(".toml", known="".join(texts)))
+
+
+DROPPED = ("drop_rbhn_t0", "gru_hidden_none", "drop_rbhn_t0")
 
 
 def test_against_a_baseline_only_regressions_fail(pytester: pytest.Pytester) -> None:
@@ -63,24 +66,31 @@ def test_against_a_baseline_only_regressions_fail(pytester: pytest.Pytester) -> 
 
 def test_a_known_divergence_is_expected_and_another_is_not(pytester: pytest.Pytester) -> None:
     """Strictly: with another fault listed the test fails and says so."""
-    known = ("--rnn-candidate", "wrong:drop_rbhn_t0", "--rnn-known")
-    pytester.runpytest_subprocess(*ONE, *known, listed(pytester, "drop_rbhn_t0")).assert_outcomes(xfailed=1)
-    failed = pytester.runpytest_subprocess(*ONE, *known, listed(pytester, "swap_rz"))
-    failed.assert_outcomes(failed=1)
-    failed.stdout.fnmatch_lines(["ANOTHER FAULT: wrong:drop_rbhn_t0, gru_hidden_none*"])
+    known = listed(pytester, DROPPED, ("lengths_ignored", "gru_lengths", "swap_rz"))
+    candidates = ("--rnn-candidate", "wrong:drop_rbhn_t0", "--rnn-candidate", "wrong:lengths_ignored")
+    chosen = "(hidden_none and drop_rbhn_t0) or (gru_lengths and lengths_ignored)"
+    held = pytester.runpytest_subprocess(*SUITE, *candidates, "-k", chosen, "--rnn-known", known, "-v")
+    held.assert_outcomes(xfailed=1, failed=1)
+    held.stdout.fnmatch_lines_random(
+        [
+            "*gru_hidden_none-wrong:drop_rbhn_t0-* XFAIL*",
+            "*gru_lengths-wrong:lengths_ignored-* FAILED*",
+            "ANOTHER FAULT: wrong:lengths_ignored, gru_lengths*",
+        ]
+    )
 
 
 def test_over_several_processes_nothing_compared_still_fails(pytester: pytest.Pytester) -> None:
     """Each process tells what it compared: a pass stays one, a session of skips does not become one."""
-    spread = ("-n", "2", "-p", "xdist", "--rnn-candidate", "wrong:good")
-    passed = pytester.runpytest_subprocess(*ONE, *spread)
+    spread = ("-p", "xdist", "--rnn-candidate", "wrong:good")
+    passed = pytester.runpytest_subprocess(*ONE, *spread, "-n", "2")
     passed.assert_outcomes(passed=1)
     assert passed.ret == pytest.ExitCode.OK
     pytester.makeconftest(
         "import pytest\ndef pytest_collection_modifyitems(items):\n"
         "    for item in items:\n        item.add_marker(pytest.mark.skip(reason='not today'))\n"
     )
-    skipped = pytester.runpytest_subprocess(*ONE, *spread, "-p", "conftest")
+    skipped = pytester.runpytest_subprocess(*ONE, *spread, "-n", "1", "-p", "conftest")
     assert skipped.ret == pytest.ExitCode.TESTS_FAILED
     skipped.stdout.fnmatch_lines(["*nothing was compared*"])
 
@@ -93,7 +103,7 @@ def test_a_skip_fails_where_a_list_is_to_be_kept(pytester: pytest.Pytester) -> N
     )
     good = (*SUITE, "-k", "gru_hidden_none or gru_hidden_zeros", "--rnn-candidate", "wrong:good", "-p", "conftest")
     assert pytester.runpytest_subprocess(*good).ret == pytest.ExitCode.OK
-    held = pytester.runpytest_subprocess(*good, "--rnn-known", listed(pytester, "drop_rbhn_t0"))
+    held = pytester.runpytest_subprocess(*good, "--rnn-known", listed(pytester, DROPPED))
     assert held.ret == pytest.ExitCode.TESTS_FAILED
     held.stdout.fnmatch_lines(["*skipped, though selected*"])
 
