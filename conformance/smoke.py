@@ -7,8 +7,11 @@ adapter or its environment, not the framework's arithmetic.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 
@@ -31,28 +34,40 @@ class Health:
 
 
 def smoke(candidates: Sequence[Candidate], *, progress: Callable[[str], None]) -> Iterator[Health]:
-    """Check every candidate in turn; what goes wrong with one is its own row."""
-    for candidate in candidates:
-        progress(f"{candidate.name} ...")
-        checked, problem = 0, ""
+    """Check every candidate, several at once, and tell of each in turn; what goes wrong with one is its own row."""
+    given_up = Event()
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         try:
-            interpreter = interpreter_of(candidate, progress)
-            with Host(
-                candidate.adapter,
-                candidate.variant,
-                interpreter,
-                incident=lambda _: None,  # the row's own problem says it
-                ready=lambda version, facts: None,  # noqa: ARG005 (the callback's signature)
-            ) as host:
-                for case in _cases(candidate.variant):
-                    problem = _problem(host, candidate.variant, case)
-                    checked += 1
-                    if problem:
-                        problem = f"{case.origin}: {problem}"
-                        break
-        except ConformanceError as error:
-            problem = str(error)
-        yield Health(candidate=candidate.name, checked=f"{checked} cases", problem=problem)
+            rows = [pool.submit(_health, candidate, progress, given_up.is_set) for candidate in candidates]
+            for row in rows:
+                yield row.result()
+        finally:
+            given_up.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _health(candidate: Candidate, progress: Callable[[str], None], stopped: Callable[[], bool]) -> Health:
+    progress(f"{candidate.name} ...")
+    checked, problem = 0, ""
+    try:
+        interpreter = interpreter_of(candidate, progress)
+        with Host(
+            candidate.adapter,
+            candidate.variant,
+            interpreter,
+            incident=lambda _: None,  # the row's own problem says it
+            stopped=stopped,
+            ready=lambda version, facts: None,  # noqa: ARG005 (the callback's signature)
+        ) as host:
+            for case in _cases(candidate.variant):
+                problem = _problem(host, candidate.variant, case)
+                checked += 1
+                if problem:
+                    problem = f"{case.origin}: {problem}"
+                    break
+    except ConformanceError as error:
+        problem = str(error)
+    return Health(candidate=candidate.name, checked=f"{checked} cases", problem=problem)
 
 
 def _cases(variant: Variant) -> Iterator[Case]:
