@@ -22,9 +22,6 @@ from conformance.process import LAUNCH
 from conformance.repro import render_repro
 from conformance.strategies import LATTICE, Signature, build
 
-# What its tests share is made once: pytest-xdist keeps them in one process.
-pytestmark = pytest.mark.xdist_group("flax_benchmarks")
-
 ADAPTERS = find_adapters()
 FORMS = ("unrolled", "lax-scan", "nnx-scan", "rnn")
 LAYERS = [*(("flax-nnx", form) for form in FORMS), ("flax-linen", "rnn")]

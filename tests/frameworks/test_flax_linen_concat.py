@@ -25,9 +25,6 @@ from conformance.rounding import Array, round_to
 from conformance.strategies import Signature, build
 from conformance.verdict import Agrees, Diverges
 
-# What its tests share is made once: pytest-xdist keeps them in one process.
-pytestmark = pytest.mark.xdist_group("flax_linen_concat")
-
 FOLDER = data_folder("adapters") / "flax-linen"
 VARIANT = "concat"
 SMALL = Shape(batch=2, time=3, features=2, hidden=3)

@@ -21,9 +21,6 @@ from conformance.plan import Candidate, interpreter_of
 from conformance.strategies import LATTICE, RELATION, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges
 
-# What its tests share is made once: pytest-xdist keeps them in one process.
-pytestmark = pytest.mark.xdist_group("flax_nnx")
-
 NNX = find_adapters()["flax-nnx"]
 FORMS = ("unrolled", "lax-scan", "nnx-scan", "rnn")
 CELLS = [("gru", ""), ("lstm", ""), ("lstm", "-LSTMCell"), ("elman", "")]

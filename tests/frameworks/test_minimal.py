@@ -19,9 +19,6 @@ from conformance.judge import hypotheses, sharpest
 from conformance.plan import Candidate, interpreter_of
 from conformance.verdict import Broken
 
-# What its tests share is made once: pytest-xdist keeps them in one process.
-pytestmark = pytest.mark.xdist_group("minimal")
-
 ADAPTERS = find_adapters()
 NAMES = {
     "numpy": ("scan", "log-scan", "switching"),

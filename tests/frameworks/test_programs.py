@@ -18,9 +18,6 @@ from conformance.environments import PROGRAMS_VARIABLE
 from conformance.plan import Candidate, interpreter_of
 from conformance.process import LAUNCH
 
-# What its tests share is made once: pytest-xdist keeps them in one process.
-pytestmark = pytest.mark.xdist_group("programs")
-
 ADAPTERS = find_adapters()
 # (variant, cell, gates, whether it has hidden weights and a memory) of each adapter.
 SUBJECTS: dict[str, list[tuple[str, str, str, bool, bool]]] = {
