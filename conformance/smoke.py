@@ -1,6 +1,6 @@
 """Smoke: is the adapter itself healthy? Asked before any number is judged.
 
-A tiny case with all weights and states at zero has one answer under every convention of gates, biases and
+A small case with all weights and states at zero has one answer under every convention of gates, biases and
 resets: zero (a minGRU in log-space form, whose candidate is g(0) = 1/2, is the exception). What fails here is the
 adapter or its environment, not the framework's arithmetic.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
+from typing import Final
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from conformance.cells import cell_named
 from conformance.errors import ConformanceError
 from conformance.host import Host
 from conformance.plan import Candidate, interpreter_of
+from conformance.strategies import LATTICE
 from conformance.verdict import Broken
 
 
@@ -70,26 +72,30 @@ def _health(candidate: Candidate, progress: Callable[[str], None], stopped: Call
     return Health(candidate=candidate.name, checked=f"{checked} cases", problem=problem)
 
 
+# By whether there is a batch axis: shapes that the suite asks about, so what was compiled for smoke is compiled for it.
+_SIZES: Final = {True: LATTICE[2][0], False: LATTICE[3][0]}
+
+
 def _cases(variant: Variant) -> Iterator[Case]:
     """Everything at zero has one answer; a positive initial state cannot be zero and is left out or passed as zeros."""
     for cell in variant.cells:
         kind = cell_named(cell)
-        output = 2 if kind.projected else 3
-        shapes = kind.shapes({"D": 2, "H": 3, "P": output})
         for dtype in variant.dtypes:
             for initial in variant.paths:
                 if initial == "given" and kind.positive:
                     continue
                 for batched in (True, False) if variant.unbatched else (True,):
-                    batch = 2 if batched else 1
+                    size = _SIZES[batched]
+                    output = size.hidden - 1 if kind.projected else size.hidden
+                    shapes = kind.shapes({"D": size.features, "H": size.hidden, "P": output})
                     yield make_case(
                         cell=cell,
                         dtype=dtype,
                         parameters={name: np.zeros(shape) for name, shape in shapes.items()},
-                        x=np.ones((batch, 4, 2)),
+                        x=np.ones((size.batch, size.time, size.features)),
                         initial=initial,
-                        h0=np.zeros((batch, output)),
-                        c0=np.zeros((batch, 3)) if kind.carry is not None else None,
+                        h0=np.zeros((size.batch, output)),
+                        c0=np.zeros((size.batch, size.hidden)) if kind.carry is not None else None,
                         batched=batched,
                         origin=f"{cell} {dtype} {initial}{'' if batched else ' unbatched'}",
                     )

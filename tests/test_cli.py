@@ -18,10 +18,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from conformance.adequacy import Adequacy
-from conformance.cells import CELLS
+from conformance.cells import CELLS, cell_named
 from conformance.cli import main
+from conformance.discover import find_adapters
 from conformance.faults import CATALOGUE
 from conformance.record import read_record
+from conformance.smoke import _cases as smoke_cases
+from conformance.strategies import LATTICE
 from conformance.verdict import Agrees, Diverges
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
@@ -162,6 +165,24 @@ def test_smoke_tells_a_healthy_adapter_from_a_broken_one() -> None:
     for variant in ("raises", "dtype", "path", "nan", "crash"):
         result = invoke("smoke", f"wrong:{variant}", "--adapter", WRONG)
         assert result.exit_code == 3, variant
+
+
+def test_smoke_of_several_tells_of_each_in_turn() -> None:
+    """They are checked side by side; the rows are in the order asked for, and a broken one breaks no other."""
+    names = ["wrong:drop_rbhn_t0", "wrong:raises", "wrong:good"]
+    result = invoke("smoke", *names, "--adapter", WRONG)
+    assert result.exit_code == 3
+    rows = [line for line in result.stdout.splitlines() if "cases" in line]
+    assert [next(name for name in names if name in row) for row in rows] == names
+    assert ["none" in row for row in rows] == [True, False, True]
+
+
+def test_what_smoke_has_compiled_is_asked_by_the_suite() -> None:
+    """Its cases are of shapes of the lattice: a framework that compiles has those programs when the suite begins."""
+    variant = find_adapters()["numpy"].variants["float32"]
+    shapes = {(case.shape, case.batched) for case in smoke_cases(variant) if not cell_named(case.cell).projected}
+    assert len(shapes) == 2
+    assert shapes <= set(LATTICE)
 
 
 def test_smoke_knows_every_cell() -> None:
