@@ -66,7 +66,7 @@ def asked(folder: Path, wheel: Path, beside: str, code: int, words: list[str], r
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / "bin" / "python"
     packages = [str(wheel), *([beside] if beside else [])]
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-compile", *packages], check=True)
     elsewhere = folder / f"work-{beside or 'nothing'}"
     elsewhere.mkdir()
     command = [str(python), "-m", "pytest", "--pyargs", "conformance", "-k", "gru_hidden_none"]
