@@ -24,7 +24,7 @@ from conformance.discover import find_adapters
 from conformance.faults import CATALOGUE
 from conformance.record import read_record
 from conformance.smoke import _cases as smoke_cases
-from conformance.strategies import LATTICE
+from conformance.strategies import GENERIC, LATTICE, SHORT_LATTICE
 from conformance.verdict import Agrees, Diverges
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
@@ -178,11 +178,15 @@ def test_smoke_of_several_tells_of_each_in_turn() -> None:
 
 
 def test_what_smoke_has_compiled_is_asked_by_the_suite() -> None:
-    """Its cases are of shapes of the lattice: a framework that compiles has those programs when the suite begins."""
+    """With a batch axis its cases have a shape asked in every dtype; in none does one axis look like another."""
     variant = find_adapters()["numpy"].variants["float32"]
-    shapes = {(case.shape, case.batched) for case in smoke_cases(variant) if not cell_named(case.cell).projected}
-    assert len(shapes) == 2
-    assert shapes <= set(LATTICE)
+    cases = list(smoke_cases(variant))
+    for case in cases:
+        sizes = (case.shape.batch, case.shape.time, case.shape.features, case.shape.hidden)
+        assert len(set(sizes)) == len(sizes)
+    shapes = {case.shape for case in cases if case.batched and not cell_named(case.cell).projected}
+    assert shapes == {GENERIC}
+    assert all((GENERIC, True) in lattice for lattice in (LATTICE, SHORT_LATTICE))
 
 
 def test_smoke_knows_every_cell() -> None:
