@@ -18,11 +18,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from conformance.adequacy import Adequacy
-from conformance.cells import CELLS
+from conformance.cells import CELLS, cell_named
 from conformance.cli import main
 from conformance.cli.root import COMMANDS
+from conformance.discover import find_adapters
 from conformance.faults import CATALOGUE
 from conformance.recordfile import read_record
+from conformance.signature import GENERIC, LATTICE, SHORT_LATTICE
+from conformance.smoke import _cases as smoke_cases
 from conformance.verdict import Agrees, Diverges
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
@@ -163,6 +166,28 @@ def test_smoke_tells_a_healthy_adapter_from_a_broken_one() -> None:
     for variant in ("raises", "dtype", "path", "nan", "crash"):
         result = invoke("smoke", f"wrong:{variant}", "--adapter", WRONG)
         assert result.exit_code == 3, variant
+
+
+def test_smoke_of_several_tells_of_each_in_turn() -> None:
+    """They are checked side by side; the rows are in the order asked for, and a broken one breaks no other."""
+    names = ["wrong:drop_rbhn_t0", "wrong:raises", "wrong:good"]
+    result = invoke("smoke", *names, "--adapter", WRONG)
+    assert result.exit_code == 3
+    rows = [line for line in result.stdout.splitlines() if "cases" in line]
+    assert [next(name for name in names if name in row) for row in rows] == names
+    assert ["none" in row for row in rows] == [True, False, True]
+
+
+def test_what_smoke_has_compiled_is_asked_by_the_suite() -> None:
+    """With a batch axis its cases have a shape asked in every dtype; in none does one axis look like another."""
+    variant = find_adapters()["numpy"].variants["float32"]
+    cases = list(smoke_cases(variant))
+    for case in cases:
+        sizes = (case.shape.batch, case.shape.time, case.shape.features, case.shape.hidden)
+        assert len(set(sizes)) == len(sizes)
+    shapes = {case.shape for case in cases if case.batched and not cell_named(case.cell).projected}
+    assert shapes == {GENERIC}
+    assert all((GENERIC, True) in lattice for lattice in (LATTICE, SHORT_LATTICE))
 
 
 def test_smoke_knows_every_cell() -> None:
