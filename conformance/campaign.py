@@ -112,16 +112,20 @@ def block_at(base: int, group: Group, index: int, count: int, lattice: Lattice, 
 
     fresh: so many blocks after the first one have fresh shapes.
     """
-    requirement = group.requirement
-    number, place = divmod(index, CHUNK)
     # All candidates begin with the same block at the same time: one draws it, the others wait for that.
     with _DRAWING:
-        name = f"{requirement.name} {group.dtype}"
-        signature = chunk(base, name, number, requirement.cell, lattice)[place]
-        if 0 < index <= fresh:
-            shape, batched = fresh_shape(base, name, index - 1, lattice)
-            signature = replace(signature, shape=shape, batched=batched)
-        return block_of(signature, group, index, count)
+        return block_of(signature_at(base, group, index, lattice, fresh=fresh), group, index, count)
+
+
+def signature_at(base: int, group: Group, index: int, lattice: Lattice, *, fresh: int = 0) -> Signature:
+    """The signature of a block of the campaign on a group."""
+    number, place = divmod(index, CHUNK)
+    name = f"{group.requirement.name} {group.dtype}"
+    signature = chunk(base, name, number, group.requirement.cell, lattice)[place]
+    if 0 < index <= fresh:
+        shape, batched = fresh_shape(base, name, index - 1, lattice)
+        signature = replace(signature, shape=shape, batched=batched)
+    return signature
 
 
 def block_of(signature: Signature, group: Group, index: int, count: int) -> Block:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
+from unittest import SkipTest
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed
 from hypothesis import settings as hypothesis_settings
@@ -18,7 +19,8 @@ from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import Flaky
 from msgspec.structs import replace as replace_struct
 
-from conformance.campaign import Lattice, block_at
+from conformance.block import Block
+from conformance.campaign import Lattice, block_at, block_of, signature_at
 from conformance.case import Case, Shape
 from conformance.diagnosis import diagnosed, suspicion
 from conformance.drift import probe
@@ -34,12 +36,13 @@ from conformance.judge import (
     sharpest,
     visible_faults,
 )
+from conformance.memory import Place, keep, replay
 from conformance.plan import Group
 from conformance.process import Interrupted
 from conformance.record import Example, Finding, Incident, Line
 from conformance.reduction import reduced
 from conformance.requirement import GRADIENT, REFERENCE
-from conformance.strategies import cases
+from conformance.strategies import Signature, cases
 from conformance.verdict import Agrees, Diverges, Inconclusive, Verdict
 
 # Of the generated cases that reference agreement gets, a relation gets one in so many.
@@ -68,7 +71,7 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
         verdict = single
     else:
         shipped = None if settings.remembered is not None else _shipped(state)
-        generated = _generated(state)
+        generated = _replayed(state) or _generated(state)
         marched = None if shipped or generated else _campaign(state)
         failed = generated or marched or shipped
         verdict = combine(state.verdicts, required=visible)
@@ -150,6 +153,29 @@ def _shipped(state: Examination) -> Failed | None:
     return first
 
 
+def _replayed(state: Examination) -> Failed | None:
+    """Try what is kept of earlier campaigns, up to the first case that diverges still."""
+    group, chosen = state.group, state.settings
+    database = _database(group, state.host.version, chosen)
+    if database is None or not plainly(group.requirement) or chosen.examples < 1 or state.hopeless:
+        return None
+    failure: Failed | None = None
+
+    def fails(kept: Place) -> bool:
+        """Whether it is to be kept: what could not be observed may diverge still."""
+        nonlocal failure
+        if state.hopeless:
+            return True
+        drawn = block_of(kept.signature, group, kept.index, kept.count).case(kept.place)
+        judged = state.trial(replace(drawn, origin=f"kept: {drawn.origin}"), "generated")
+        failure = judged.failure
+        return not isinstance(judged.verdict, Agrees)
+
+    replay(database, fails)
+    lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
+    return None if failure is None else _smallest(state, failure, lattice)
+
+
 def _generated(state: Examination) -> Failed | None:
     """Draw cases until one diverges, then reduce it to a small one that is explained by the same faults."""
     group, chosen = state.group, state.settings
@@ -198,7 +224,7 @@ def _generated(state: Examination) -> Failed | None:
 
     try:
         check()
-    except _Divergence:
+    except (_Divergence, SkipTest):  # the latter where only kept cases are tried, and there are none
         pass
     except Flaky:
         text = "a generated case diverged once and not again: the candidate is not deterministic"
@@ -237,9 +263,19 @@ def _campaign(state: Examination) -> Failed | None:
         if failure is not None:
             if after is not None and begun:
                 state.host.finish(after)
+            _keep(state, failure, block, signature_at(chosen.seed, group, block.index, lattice, fresh=fresh))
             return _smallest(state, failure, lattice)
         block = after
     return None
+
+
+def _keep(state: Examination, failure: Failed, block: Block, signature: Signature) -> None:
+    """Have the example database keep a case of a block."""
+    database = _database(state.group, state.host.version, state.settings)
+    if database is not None:
+        digests = [block.case(place).digest for place in range(block.count)]
+        place = digests.index(failure.judged.case.digest)
+        keep(database, Place(signature=signature, index=block.index, count=block.count, place=place))
 
 
 def _smallest(state: Examination, failure: Failed, lattice: Lattice) -> Failed:

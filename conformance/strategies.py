@@ -53,6 +53,7 @@ _EDGES: Final = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65,
 
 # Weight scale relative to 1/sqrt(fan-in): trained-like, large (chaotic), tiny, saturating.
 SCALES: Final = (0.8, 2.5, 1e-3, 20.0)
+DECIMALS: Final = (1, 3, 12)
 ZERO, CONSTANT = 0, 1
 # A state that its activation does not bound grows past the range of float16 under larger weights.
 _LARGEST_SCALE: Final = {"elman_relu": 0.8}
@@ -222,7 +223,7 @@ def _integers(least: int, most: int) -> st.SearchStrategy[int]:
 
 _SEEDS: Final = _integers(0, 2**32 - 1)
 _SCALES: Final = st.sampled_from(SCALES)
-_DECIMALS: Final = st.sampled_from((1, 3, 12))
+_DECIMALS: Final = st.sampled_from(DECIMALS)
 _FILL: Final = st.integers(0, _FILLS - 1)
 
 
