@@ -154,10 +154,15 @@ def _shipped(state: Examination) -> Failed | None:
 
 
 def _replayed(state: Examination) -> Failed | None:
-    """Try what is kept of earlier campaigns, up to the first case that diverges still."""
+    """Try what is kept of earlier campaigns, up to the first case that diverges still.
+
+    Not in a shard: what another one of the same campaign keeps would stop it.
+    """
     group, chosen = state.group, state.settings
     database = _database(group, state.host.version, chosen)
     if database is None or not plainly(group.requirement) or chosen.examples < 1 or state.hopeless:
+        return None
+    if chosen.campaign is not None and chosen.campaign.shard[1] > 1:
         return None
     failure: Failed | None = None
 
@@ -263,8 +268,9 @@ def _campaign(state: Examination) -> Failed | None:
         if failure is not None:
             if after is not None and begun:
                 state.host.finish(after)
+            small = _smallest(state, failure, lattice)
             _keep(state, failure, block, signature_at(chosen.seed, group, block.index, lattice, fresh=fresh))
-            return _smallest(state, failure, lattice)
+            return small
         block = after
     return None
 

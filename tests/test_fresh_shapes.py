@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,10 @@ def test_the_command_has_a_budget(invoke: Callable[..., tuple[int, str]], tmp_pa
         path = max((tmp_path / "out").glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
         record = read_record(path)
         assert record.header.fresh_shapes == wanted == len(fresh_of(record))
+        page = path.with_suffix(".html").read_text()
+        told = re.search(r"a campaign of 160 cases(?:, (\d) blocks? in fresh shapes)?", page)
+        assert told is not None
+        assert int(told[1] or 0) == wanted
     code, output = invoke("wrong:good", "--cases", "160", "--fresh-shapes", "2", "--resume", str(path))
     assert code == 2
     assert "another number of fresh shapes" in output

@@ -170,6 +170,19 @@ def test_a_failure_of_a_campaign_comes_first_in_the_next_run(examined: Examined)
     assert first.case.origin.startswith("generated: "), "what agreed is forgotten"
 
 
+def test_shards_do_not_stop_one_another(examined: Examined) -> None:
+    """What the first one keeps is not replayed by the second: it tries its own blocks."""
+    whole = Campaign(cases={KEY: 6 * BLOCK})
+    for shard in ((1, 2), (2, 2)):
+        _, trials = examined(rarely_wrong, seed=3, campaign=replace(whole, shard=shard))
+        (drawn,) = [trial for trial in trials if trial.phase == "campaign"]
+        assert drawn.block is not None
+        assert drawn.block % 2 == shard[0] - 1
+        assert not any(trial.case.origin.startswith("kept") for trial in trials)
+    _, (first, *_) = examined(rarely_wrong)
+    assert first.case.origin.startswith("kept: campaign")
+
+
 def test_what_cannot_be_observed_is_not_forgotten(examined: Examined) -> None:
     """A worker that breaks on the kept case says nothing about it."""
     _, trials = examined(rarely_wrong, blocks=3)
