@@ -37,7 +37,7 @@ CHUNK: Final = 32
 FRESH: Final = 8
 """The most fresh shapes that a requirement and dtype gets by itself."""
 _FEWEST_FRESH: Final = 2
-_FRESH_SHARE: Final = 8
+_FRESH_SHARE: Final = 16
 _DRAWING: Final = Lock()
 T = TypeVar("T")
 Lattice: TypeAlias = tuple[tuple[Shape, bool], ...]
@@ -94,7 +94,7 @@ def spread(total: int, groups: Sequence[Group]) -> dict[tuple[str, str], int]:
 def budget(total: int | None, cases: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     """How many blocks of each requirement and dtype have fresh shapes: `total` of all, shared out evenly.
 
-    At most half of what each has. Without a total one block in eight, but at least two, and at most eight.
+    At most half of what each has. Without a total one block in sixteen, but at least two, and at most eight.
     """
     found: dict[tuple[str, str], int] = {}
     for place, (key, own) in enumerate(cases.items()):

@@ -98,7 +98,7 @@ def test_a_budget_does_not_grow_with_the_cases() -> None:
     assert list(budget(7, cases).values()) == [3, 2, 1]
     assert list(budget(0, cases).values()) == [0, 0, 0]
     assert list(budget(2, cases).values()) == [1, 1, 0]
-    assert list(budget(None, cases).values()) == [5, 5, 1]
+    assert list(budget(None, cases).values()) == [2, 2, 1]
     assert list(budget(None, dict.fromkeys(cases, 10**7)).values()) == [FRESH] * 3
     assert list(budget(10**9, cases).values()) == [20, 20, 1]
     assert budget(None, {("a", "float32"): 1}) == {("a", "float32"): 0}
