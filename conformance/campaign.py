@@ -34,7 +34,7 @@ CHUNK: Final = 32
 FRESH: Final = 8
 """The most fresh shapes that a requirement and dtype gets by itself."""
 _FEWEST_FRESH: Final = 2
-_FRESH_SHARE: Final = 8
+_FRESH_SHARE: Final = 16
 _DRAWING: Final = Lock()
 Lattice: TypeAlias = tuple[tuple[Shape, bool], ...]
 Shard: TypeAlias = tuple[int, int]
@@ -90,7 +90,7 @@ def spread(total: int, groups: Sequence[Group]) -> dict[tuple[str, str], int]:
 def budget(total: int | None, cases: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     """How many blocks of each requirement and dtype have fresh shapes: `total` of all, shared out evenly.
 
-    At most half of what each has. Without a total one block in eight, but at least two, and at most eight.
+    At most half of what each has. Without a total one block in sixteen, but at least two, and at most eight.
     """
     found: dict[tuple[str, str], int] = {}
     for place, (key, own) in enumerate(cases.items()):
@@ -108,16 +108,20 @@ def block_at(base: int, group: Group, index: int, count: int, lattice: Lattice, 
 
     fresh: so many blocks after the first one have fresh shapes.
     """
-    requirement = group.requirement
-    number, place = divmod(index, CHUNK)
     # All candidates begin with the same block at the same time: one draws it, the others wait for that.
     with _DRAWING:
-        name = f"{requirement.name} {group.dtype}"
-        signature = chunk(base, name, number, requirement.cell, lattice)[place]
-        if 0 < index <= fresh:
-            shape, batched = fresh_shape(base, name, index - 1, lattice)
-            signature = replace(signature, shape=shape, batched=batched)
-        return block_of(signature, group, index, count)
+        return block_of(signature_at(base, group, index, lattice, fresh=fresh), group, index, count)
+
+
+def signature_at(base: int, group: Group, index: int, lattice: Lattice, *, fresh: int = 0) -> Signature:
+    """The signature of a block of the campaign on a group."""
+    number, place = divmod(index, CHUNK)
+    name = f"{group.requirement.name} {group.dtype}"
+    signature = chunk(base, name, number, group.requirement.cell, lattice)[place]
+    if 0 < index <= fresh:
+        shape, batched = fresh_shape(base, name, index - 1, lattice)
+        signature = replace(signature, shape=shape, batched=batched)
+    return signature
 
 
 def block_of(signature: Signature, group: Group, index: int, count: int) -> Block:

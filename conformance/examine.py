@@ -15,7 +15,8 @@ from typing import Final
 
 from msgspec.structs import replace as replace_struct
 
-from conformance.campaign import Lattice, block_at
+from conformance.block import Block
+from conformance.campaign import Lattice, block_at, block_of, signature_at
 from conformance.case import Case, Shape
 from conformance.diagnosis import diagnosed, suspicion
 from conformance.drift import probe
@@ -36,6 +37,7 @@ from conformance.process import Interrupted
 from conformance.record import Example, Finding, Incident, Line
 from conformance.reduction import reduced
 from conformance.requirement import GRADIENT, REFERENCE
+from conformance.signature import Signature
 from conformance.verdict import Agrees, Diverges, Inconclusive, Verdict
 
 # Of the generated cases that reference agreement gets, a relation gets one in so many.
@@ -60,7 +62,7 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
         verdict = single
     else:
         shipped = None if settings.remembered is not None else _shipped(state)
-        generated = _generated(state)
+        generated = _replayed(state) or _generated(state)
         marched = None if shipped or generated else _campaign(state)
         failed = generated or marched or shipped
         verdict = combine(state.verdicts, required=visible)
@@ -140,6 +142,38 @@ def _shipped(state: Examination) -> Failed | None:
         state.record(judged, "shipped")
         first = first or judged.failure
     return first
+
+
+def _replayed(state: Examination) -> Failed | None:
+    """Try what is kept of earlier campaigns, up to the first case that diverges still.
+
+    Not in a shard: what another one of the same campaign keeps would stop it.
+    """
+    group, chosen = state.group, state.settings
+    database = _database(group, state.host.version, chosen)
+    if database is None or not plainly(group.requirement) or chosen.examples < 1 or state.hopeless:
+        return None
+    if chosen.campaign is not None and chosen.campaign.shard[1] > 1:
+        return None
+    from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: PLC0415 - Hypothesis, as in `_generated`
+
+    from conformance.memory import Place, replay  # noqa: PLC0415 - the same
+
+    failure: Failed | None = None
+
+    def fails(kept: Place) -> bool:
+        """Whether it is to be kept: what could not be observed may diverge still."""
+        nonlocal failure
+        if state.hopeless:
+            return True
+        drawn = block_of(kept.signature, group, kept.index, kept.count).case(kept.place)
+        judged = state.trial(replace(drawn, origin=f"kept: {drawn.origin}"), "generated")
+        failure = judged.failure
+        return not isinstance(judged.verdict, Agrees)
+
+    replay(DirectoryBasedExampleDatabase(database), fails)
+    lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
+    return None if failure is None else _smallest(state, failure, lattice)
 
 
 def _generated(state: Examination) -> Failed | None:
@@ -222,9 +256,25 @@ def _campaign(state: Examination) -> Failed | None:
         if failure is not None:
             if after is not None and begun:
                 state.host.finish(after)
-            return _smallest(state, failure, lattice)
+            small = _smallest(state, failure, lattice)
+            _keep(state, failure, block, signature_at(chosen.seed, group, block.index, lattice, fresh=fresh))
+            return small
         block = after
     return None
+
+
+def _keep(state: Examination, failure: Failed, block: Block, signature: Signature) -> None:
+    """Have the example database keep a case of a block."""
+    from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: PLC0415 - Hypothesis, as in `_generated`
+
+    from conformance.memory import Place, keep  # noqa: PLC0415 - the same
+
+    database = _database(state.group, state.host.version, state.settings)
+    if database is not None:
+        digests = [block.case(place).digest for place in range(block.count)]
+        place = digests.index(failure.judged.case.digest)
+        kept = Place(signature=signature, index=block.index, count=block.count, place=place)
+        keep(DirectoryBasedExampleDatabase(database), kept)
 
 
 def _smallest(state: Examination, failure: Failed, lattice: Lattice) -> Failed:

@@ -45,6 +45,7 @@ RELATION: Final = Shape(batch=3, time=6, features=4, hidden=5)
 
 # Weight scale relative to 1/sqrt(fan-in): trained-like, large (chaotic), tiny, saturating.
 SCALES: Final = (0.8, 2.5, 1e-3, 20.0)
+DECIMALS: Final = (1, 3, 12)
 ZERO, CONSTANT = 0, 1
 # A state that its activation does not bound grows past the range of float16 under larger weights.
 _LARGEST_SCALE: Final = {"elman_relu": 0.8}

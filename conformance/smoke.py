@@ -22,7 +22,7 @@ from conformance.cells import cell_named
 from conformance.errors import ConformanceError
 from conformance.host import Host
 from conformance.plan import Candidate, interpreter_of
-from conformance.strategies import GENERIC
+from conformance.signature import GENERIC
 from conformance.verdict import Broken
 
 

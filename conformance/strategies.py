@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
+from unittest import SkipTest
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from hypothesis.errors import Flaky
 from conformance.case import Case, Initial, Padding, Shape
 from conformance.cells import cell_named
 from conformance.errors import CaseError
-from conformance.signature import FILLS, LATTICE, SCALES, Signature, array_group, build
+from conformance.signature import DECIMALS, FILLS, LATTICE, SCALES, Signature, array_group, build
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def _integers(least: int, most: int) -> st.SearchStrategy[int]:
 
 _SEEDS: Final = _integers(0, 2**32 - 1)
 _SCALES: Final = st.sampled_from(SCALES)
-_DECIMALS: Final = st.sampled_from((1, 3, 12))
+_DECIMALS: Final = st.sampled_from(DECIMALS)
 _FILL: Final = st.integers(0, FILLS - 1)
 
 
@@ -142,7 +143,7 @@ def search(
 
     try:
         check()
-    except _Divergence:
+    except (_Divergence, SkipTest):  # the latter where only kept cases are tried, and there are none
         pass
     except Flaky:
         return False

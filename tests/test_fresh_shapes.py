@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_a_budget_does_not_grow_with_the_cases() -> None:
     assert list(budget(7, cases).values()) == [3, 2, 1]
     assert list(budget(0, cases).values()) == [0, 0, 0]
     assert list(budget(2, cases).values()) == [1, 1, 0]
-    assert list(budget(None, cases).values()) == [5, 5, 1]
+    assert list(budget(None, cases).values()) == [2, 2, 1]
     assert list(budget(None, dict.fromkeys(cases, 10**7)).values()) == [FRESH] * 3
     assert list(budget(10**9, cases).values()) == [20, 20, 1]
     assert budget(None, {("a", "float32"): 1}) == {("a", "float32"): 0}
@@ -211,6 +212,10 @@ def test_the_command_has_a_budget(invoke: Callable[..., tuple[int, str]], tmp_pa
         path = max((tmp_path / "out").glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
         record = read_record(path)
         assert record.header.fresh_shapes == wanted == len(fresh_of(record))
+        page = path.with_suffix(".html").read_text()
+        told = re.search(r"a campaign of 160 cases(?:, (\d) blocks? in fresh shapes)?", page)
+        assert told is not None
+        assert int(told[1] or 0) == wanted
     code, output = invoke("wrong:good", "--cases", "160", "--fresh-shapes", "2", "--resume", str(path))
     assert code == 2
     assert "another number of fresh shapes" in output

@@ -84,7 +84,7 @@ from conformance.verdict import Broken, core
     type=click.IntRange(min=0),
     metavar="N",
     help="So many of the campaign's blocks, at most half, have shapes drawn freely: B, T, D, H up to 9, 33, 65, 129. "
-    "JAX compiles each anew. [default: of each requirement and dtype one block in 8, at least 2, at most 8]",
+    "JAX compiles each anew. [default: of each requirement and dtype one block in 16, at least 2, at most 8]",
 )
 @click.option("--shard", metavar="I/N", help="Of the campaign's blocks only every N-th, from the I-th on.")
 @click.option(
