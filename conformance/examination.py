@@ -32,6 +32,8 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 # After so many cases in a row without an observation the rest of a group is not tried.
 MAX_BROKEN_IN_A_ROW: Final = 3
+# A case whose worker was killed from outside is asked so often again.
+RETRIES: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,12 @@ class Examination:
         if self.settings.stopped():
             raise Interrupted
         answer = self.host.observe(case)
+        for _ in range(RETRIES):
+            # No framework does this to itself: somebody ended the worker, or the system did. Only a case that it happens
+            # to again and again has to do with it.
+            if not isinstance(answer, Broken) or answer.signal not in ("SIGKILL", "SIGTERM"):
+                break
+            answer = self.host.observe(case)
         if isinstance(answer, Broken):
             self.path = ""
             raise NotObserved(answer)

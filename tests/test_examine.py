@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from conformance.behaviours import correct
 from conformance.case import Case, case_from_json
 from conformance.compare import Observed
 from conformance.examination import Settings
@@ -21,7 +22,7 @@ from conformance.plan import Candidate, Group, plan
 from conformance.process import Interrupted
 from conformance.record import Finding, Incident, Line, Trial
 from conformance.requirement import REQUIREMENTS
-from conformance.verdict import Broken, Diverges
+from conformance.verdict import Agrees, Broken, Diverges
 
 MiniatureOf = Callable[[str], Candidate]
 
@@ -108,6 +109,32 @@ def test_a_worker_that_breaks_on_a_smaller_case_is_not_asked_again(miniature: Mi
     (shrunk,) = trials(lines, "shrunk")
     assert finding.example is not None
     assert case_from_json(finding.example.case).digest == shrunk.case.digest == generated.case.digest
+
+
+@pytest.mark.parametrize(("signal", "asked"), [("SIGKILL", 3), ("SIGTERM", 3), ("SIGSEGV", 1), ("", 1)])
+def test_a_worker_killed_from_outside_is_asked_again_but_not_for_ever(
+    miniature: MiniatureOf, signal: str, asked: int
+) -> None:
+    """A case that it happens to every time is broken; so is, at once, one on which a framework ends by itself."""
+    worst: list[str] = []
+
+    def dies(case: Case) -> Observed | Broken:
+        worst.append(case.digest)
+        if case.digest == worst[0]:
+            return Broken(kind="crash", message="gone", signal=signal)
+        return correct(case)
+
+    finding, host, _ = examined(miniature, dies, Settings(examples=3, seed=0))
+    assert isinstance(finding.verdict, Broken)
+    assert [case.digest for case in host.asked].count(worst[0]) == asked
+
+    def once(case: Case) -> Observed | Broken:
+        worst.append(case.digest)
+        return Broken(kind="crash", message="gone", signal=signal) if worst.count(case.digest) == 1 else correct(case)
+
+    worst.clear()
+    finding, _, _ = examined(miniature, once, Settings(examples=3, seed=0))
+    assert isinstance(finding.verdict, Agrees if asked > 1 else Broken)
 
 
 def test_what_diverges_once_and_not_again_is_told(miniature: MiniatureOf) -> None:

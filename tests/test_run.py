@@ -250,7 +250,7 @@ def test_an_environment_that_cannot_be_made_sinks_one_candidate(miniature: Minia
 
 
 def test_a_worker_killed_in_the_middle_loses_no_other_result(miniature: MiniatureOf) -> None:
-    """SIGKILL to the worker during a run: noted with its signal, restarted, every other trial is there."""
+    """SIGKILL to the worker during a run: noted with its signal, restarted, and its case is asked again."""
     lines: list[Line] = []
     started = threading.Event()
     victims: list[int] = []
@@ -267,10 +267,9 @@ def test_a_worker_killed_in_the_middle_loses_no_other_result(miniature: Miniatur
     (finding,) = run(groups, Settings(examples=10, seed=0), lines.append, Watch())
     trials = [line for line in lines if isinstance(line, Trial)]
     assert len(trials) == 16
-    assert sum(isinstance(trial.verdict, Broken) for trial in trials) == 1
-    assert sum(isinstance(trial.verdict, (Agrees, Inconclusive)) for trial in trials) == 15
+    assert all(isinstance(trial.verdict, (Agrees, Inconclusive)) for trial in trials)
     assert [line.signal for line in lines if isinstance(line, Incident)] == ["SIGKILL"]
-    assert isinstance(finding.verdict, Broken)
+    assert isinstance(finding.verdict, Agrees)
 
 
 def workers() -> list[int]:
