@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -50,6 +51,7 @@ from conformance.report.html import render_html
 from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, overall
 from conformance.report.paths import attested
 from conformance.report.text import print_summary
+from conformance.report.view import make_page
 from conformance.report.wording import LIMIT, web_link
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import format_of
@@ -465,6 +467,29 @@ def test_headline_names_the_one_candidate_and_its_fault() -> None:
 def test_headline_of_agreement() -> None:
     """When every candidate agrees the sentence says so."""
     assert headline(one(AGREES)) == "mlx:none agrees with the reference."
+
+
+def test_of_very_many_candidates_those_that_are_not_fine_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are summed up in a sentence; answer and figures are those of all; nothing leads nowhere."""
+    whole = make_page(typical())
+    worst = [row.name for row in whole.candidates if row.outcome == "diverges"]
+    assert whole.left_out == ""
+    monkeypatch.setattr("conformance.report.view.CANDIDATES", len(worst) + 1)
+    page_ = make_page(typical())
+    names = [row.name for row in page_.candidates]
+    assert len(names) == len(worst) + 1 < len(whole.candidates)
+    assert set(worst) < set(names)
+    lost = Counter(row.outcome for row in whole.candidates if row.name not in names)
+    start = f"{len(names)} of {len(whole.candidates)} candidates are shown one by one"
+    assert page_.left_out.startswith(start)
+    assert all(f"{amount} {outcome}" in page_.left_out for outcome, amount in lost.items())
+    for same in ("headline", "outcome", "warnings", "beside", "tested"):
+        assert getattr(page_, same) == getattr(whole, same), same
+    assert [text for text, _ in page_.could_not] == [text for text, _ in whole.could_not]
+    text = render_html(typical())
+    assert page_.left_out in html.unescape(text)
+    parsed = Parsed(text)
+    assert {one[1:] for one in parsed.values("href") if one.startswith("#")} <= set(parsed.values("id"))
 
 
 @pytest.mark.parametrize("framework", ["MLX", "", "<b>MLX</b>"])
