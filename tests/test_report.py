@@ -48,6 +48,7 @@ from conformance.recordfile import RecordWriter, read_record
 from conformance.report.called import called_together
 from conformance.report.failure import failure_message
 from conformance.report.html import render_html
+from conformance.report.minimal import place_text
 from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, overall
 from conformance.report.paths import attested
 from conformance.report.text import print_summary
@@ -467,6 +468,33 @@ def test_headline_names_the_one_candidate_and_its_fault() -> None:
 def test_headline_of_agreement() -> None:
     """When every candidate agrees the sentence says so."""
     assert headline(one(AGREES)) == "mlx:none agrees with the reference."
+
+
+def test_everything_that_could_not_be_told_stands_on_the_first_screen() -> None:
+    """Each kind of open end, with a link to its section; the hint, too, that a catalogue is not everything."""
+    page_ = make_page(typical())
+    assert page_.could_not == (
+        ("2 checks broken: no observation", "broken"),
+        ("1 check inconclusive", "inconclusive"),
+        ("flax-nnx:lax-scan has no place for b_hn", "unrepresentable"),
+        ("1 check declared unsupported (dtype float16)", "unsupported"),
+        ("1 incident with workers", "broken"),
+    )
+    text = render_html(typical())
+    first = text[: text.index('id="matrix"')]
+    for told, anchor in page_.could_not:
+        assert f'<a href="#{anchor}">{html.escape(told)}</a>' in first
+    assert "Agreement rules out the faults of the catalogue and says nothing about others." in first
+
+
+def test_a_place_is_told_as_row_step_and_unit() -> None:
+    """None of the three stands for another."""
+    record = typical()
+    (lead,) = [cause.lead for cause in make_page(record).divergences if cause.lead.candidate == MLX]
+    row, step, unit = lead.evidence.first
+    assert lead.place.endswith(f"batch row {row}, step {step}, unit {unit}")
+    moved = msgspec.structs.replace(lead.evidence, first=(1, 22, 333), where="")
+    assert place_text(moved).endswith("batch row 1, step 22, unit 333")
 
 
 def test_of_very_many_candidates_those_that_are_not_fine_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
