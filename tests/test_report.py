@@ -497,6 +497,21 @@ def test_a_place_is_told_as_row_step_and_unit() -> None:
     assert place_text(moved).endswith("batch row 1, step 22, unit 333")
 
 
+def test_what_was_expected_stands_before_what_was_observed_on_further_checks() -> None:
+    """To the last digit, in the columns that say so."""
+    record = typical()
+    (other, *_) = (other for cause in make_page(record).divergences for other in cause.others if other.numbers)
+    text = render_html(record)
+    row = text[text.index(f'<tr id="{other.anchor}">') :].partition("</tr>")[0]
+    evidence = other.evidence
+    assert evidence.expected != evidence.observed
+    assert re.findall(r'<data value="([^"]+)"', row) == [
+        repr(evidence.expected),
+        repr(evidence.observed),
+        repr(evidence.bound),
+    ]
+
+
 def test_of_very_many_candidates_those_that_are_not_fine_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are summed up in a sentence; answer and figures are those of all; nothing leads nowhere."""
     whole = make_page(typical())
