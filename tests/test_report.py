@@ -487,6 +487,21 @@ def test_everything_that_could_not_be_told_stands_on_the_first_screen() -> None:
     assert "Agreement rules out the faults of the catalogue and says nothing about others." in first
 
 
+def test_what_makes_it_no_full_answer_stands_in_a_banner() -> None:
+    """Before anything else; and a requirement without a finding that does not decide is told among what is open."""
+    record = one(AGREES, problem="incomplete: the last line was cut off")
+    text = render_html(record)
+    banner = text[text.index('<div class="banner"') : text.index('<nav aria-label="Sections"')]
+    assert "Do not read this as a full answer." in banner
+    assert "the last line was cut off" in banner
+    whole = one(AGREES)
+    aside = msgspec.structs.replace(whole.header.requirements[0], name=ASIDE, level="SHOULD")
+    header = msgspec.structs.replace(whole.header, requirements=(*whole.header.requirements, aside))
+    found = make_page(msgspec.structs.replace(whole, header=header))
+    assert (f"no finding on {ASIDE}, which does not decide", "answer") in found.could_not
+    assert found.warnings == ()
+
+
 def test_a_place_is_told_as_row_step_and_unit() -> None:
     """None of the three stands for another."""
     record = typical()
