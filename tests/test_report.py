@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -47,9 +48,11 @@ from conformance.recordfile import RecordWriter, read_record
 from conformance.report.called import called_together
 from conformance.report.failure import failure_message
 from conformance.report.html import render_html
+from conformance.report.minimal import place_text
 from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, overall
 from conformance.report.paths import attested
 from conformance.report.text import print_summary
+from conformance.report.view import make_page
 from conformance.report.wording import LIMIT, web_link
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import format_of
@@ -465,6 +468,86 @@ def test_headline_names_the_one_candidate_and_its_fault() -> None:
 def test_headline_of_agreement() -> None:
     """When every candidate agrees the sentence says so."""
     assert headline(one(AGREES)) == "mlx:none agrees with the reference."
+
+
+def test_everything_that_could_not_be_told_stands_on_the_first_screen() -> None:
+    """Each kind of open end, with a link to its section; the hint, too, that a catalogue is not everything."""
+    page_ = make_page(typical())
+    assert page_.could_not == (
+        ("2 checks broken: no observation", "broken"),
+        ("1 check inconclusive", "inconclusive"),
+        ("flax-nnx:lax-scan has no place for b_hn", "unrepresentable"),
+        ("1 check declared unsupported (dtype float16)", "unsupported"),
+        ("1 incident with workers", "broken"),
+    )
+    text = render_html(typical())
+    first = text[: text.index('id="matrix"')]
+    for told, anchor in page_.could_not:
+        assert f'<a href="#{anchor}">{html.escape(told)}</a>' in first
+    assert "Agreement rules out the faults of the catalogue and says nothing about others." in first
+
+
+def test_what_makes_it_no_full_answer_stands_in_a_banner() -> None:
+    """Before anything else; and a requirement without a finding that does not decide is told among what is open."""
+    record = one(AGREES, problem="incomplete: the last line was cut off")
+    text = render_html(record)
+    banner = text[text.index('<div class="banner"') : text.index('<nav aria-label="Sections"')]
+    assert "Do not read this as a full answer." in banner
+    assert "the last line was cut off" in banner
+    whole = one(AGREES)
+    aside = msgspec.structs.replace(whole.header.requirements[0], name=ASIDE, level="SHOULD")
+    header = msgspec.structs.replace(whole.header, requirements=(*whole.header.requirements, aside))
+    found = make_page(msgspec.structs.replace(whole, header=header))
+    assert (f"no finding on {ASIDE}, which does not decide", "answer") in found.could_not
+    assert found.warnings == ()
+
+
+def test_a_place_is_told_as_row_step_and_unit() -> None:
+    """None of the three stands for another."""
+    record = typical()
+    (lead,) = [cause.lead for cause in make_page(record).divergences if cause.lead.candidate == MLX]
+    row, step, unit = lead.evidence.first
+    assert lead.place.endswith(f"batch row {row}, step {step}, unit {unit}")
+    moved = msgspec.structs.replace(lead.evidence, first=(1, 22, 333), where="")
+    assert place_text(moved).endswith("batch row 1, step 22, unit 333")
+
+
+def test_what_was_expected_stands_before_what_was_observed_on_further_checks() -> None:
+    """To the last digit, in the columns that say so."""
+    record = typical()
+    (other, *_) = (other for cause in make_page(record).divergences for other in cause.others if other.numbers)
+    text = render_html(record)
+    row = text[text.index(f'<tr id="{other.anchor}">') :].partition("</tr>")[0]
+    evidence = other.evidence
+    assert evidence.expected != evidence.observed
+    assert re.findall(r'<data value="([^"]+)"', row) == [
+        repr(evidence.expected),
+        repr(evidence.observed),
+        repr(evidence.bound),
+    ]
+
+
+def test_of_very_many_candidates_those_that_are_not_fine_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are summed up in a sentence; answer and figures are those of all; nothing leads nowhere."""
+    whole = make_page(typical())
+    worst = [row.name for row in whole.candidates if row.outcome == "diverges"]
+    assert whole.left_out == ""
+    monkeypatch.setattr("conformance.report.view.CANDIDATES", len(worst) + 1)
+    page_ = make_page(typical())
+    names = [row.name for row in page_.candidates]
+    assert len(names) == len(worst) + 1 < len(whole.candidates)
+    assert set(worst) < set(names)
+    lost = Counter(row.outcome for row in whole.candidates if row.name not in names)
+    start = f"{len(names)} of {len(whole.candidates)} candidates are shown one by one"
+    assert page_.left_out.startswith(start)
+    assert all(f"{amount} {outcome}" in page_.left_out for outcome, amount in lost.items())
+    for same in ("headline", "outcome", "warnings", "beside", "tested"):
+        assert getattr(page_, same) == getattr(whole, same), same
+    assert [text for text, _ in page_.could_not] == [text for text, _ in whole.could_not]
+    text = render_html(typical())
+    assert page_.left_out in html.unescape(text)
+    parsed = Parsed(text)
+    assert {one[1:] for one in parsed.values("href") if one.startswith("#")} <= set(parsed.values("id"))
 
 
 @pytest.mark.parametrize("framework", ["MLX", "", "<b>MLX</b>"])

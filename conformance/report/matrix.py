@@ -26,7 +26,7 @@ WORDS: Final[dict[Outcome, tuple[str, str]]] = {
 }
 """Every outcome with its symbol and its meaning."""
 
-_SPOKEN: Final[dict[str, str]] = {"untested": "no finding"}
+SPOKEN: Final[dict[str, str]] = {"untested": "no finding"}
 
 _FEW: Final = 6
 """Up to so many rows of one cell are shown unfolded, whatever they hold."""
@@ -119,7 +119,7 @@ def make_filters(index: Index) -> tuple[Filter, ...]:
     found = (
         ("candidate", "Candidate", (*((("Framework", index.frameworks),) if alike else ()), ("Candidate", columns))),
         ("cell", "Cell", (("", tuple((b, spoken(b)) for b in index.cells)),)),
-        ("verdict", "Verdict", (("", tuple((o, _SPOKEN.get(o, o)) for o in WORDS if o in seen)),)),
+        ("verdict", "Verdict", (("", tuple((o, SPOKEN.get(o, o)) for o in WORDS if o in seen)),)),
         ("dtype", "dtype", (("", tuple((name, name) for name in dtypes)),)),
         ("level", "Level", (("", tuple((name, name) for name in sorted(levels_))),)),
     )

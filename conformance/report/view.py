@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,9 +19,10 @@ from conformance.report.gate import GateText, Key, gate_text
 from conformance.report.grouping import parts, spoken
 from conformance.report.index import Index, RequirementText
 from conformance.report.known import known_sentence, problem_text
-from conformance.report.matrix import WORDS, CellBlock, Filter, make_filters, make_matrix
+from conformance.report.matrix import SPOKEN, WORDS, CellBlock, Filter, make_filters, make_matrix
 from conformance.report.notes import Note, Section, make_notes
 from conformance.report.outcome import (
+    ORDER,
     Cause,
     Outcome,
     Result,
@@ -30,15 +31,18 @@ from conformance.report.outcome import (
     compared,
     gaps,
     headline,
+    outcome_of,
     overall,
     version_of,
 )
 from conformance.report.paths import attested, what_ran
 from conformance.report.scope import could_not, made, tested, which_decide
-from conformance.report.wording import clipped, count, label, one_line
+from conformance.report.wording import clipped, count, label, listed, one_line
 
 FULL: Final = 60
 """At most so many divergences are shown in full; the others in short."""
+CANDIDATES: Final = 300
+"""At most so many candidates are shown one by one, those that are not fine first; all of them are summed up."""
 _INCIDENTS: Final = 200
 _BESIDE: Final = 20
 _FACT: Final = 1_000
@@ -84,6 +88,7 @@ class Page:
 
     known: whether the list of known divergences holds, "" where the run is held to none. tested: figures with their
     names and what is to be added; made: when, from what seed, by which command. details: anchors of findings.
+    left_out: which candidates are not shown one by one, "" where all are.
     """
 
     headline: str
@@ -91,6 +96,7 @@ class Page:
     warnings: tuple[str, ...]
     beside: tuple[str, ...]
     levels: str
+    left_out: str
     tested: tuple[tuple[str, str, str], ...]
     made: tuple[tuple[str, str], ...]
     could_not: tuple[tuple[str, str], ...]
@@ -123,17 +129,45 @@ def make_page(record: Record) -> Page:
     return _Builder(record).page()
 
 
+def _shown(record: Record, all_results: Sequence[Result]) -> tuple[Record, str]:
+    """The part of a record that is shown one by one, and what is to be said of the rest."""
+    if len(all_results) <= CANDIDATES:
+        return record, ""
+    ranked = sorted(all_results, key=lambda result: min(map(ORDER.index, (result.outcome, overall(result.all)))))
+    kept = {result.name for result in ranked[:CANDIDATES]}
+    lost = Counter(result.outcome for result in ranked[CANDIDATES:])
+    told = listed([f"{lost[outcome]:,} {SPOKEN.get(outcome, outcome)}" for outcome in ORDER if lost[outcome]])
+    text = (
+        f"{CANDIDATES} of {len(all_results):,} candidates are shown one by one, those that are not fine first; of the "
+        f"{lost.total():,} others: {told}. They count in the answer and in the figures below, and the record holds "
+        "them all: rnn-conformance report RECORD --format csv"
+    )
+    replace = msgspec.structs.replace
+    return replace(
+        record,
+        header=replace(record.header, candidates=tuple(name for name in record.header.candidates if name in kept)),
+        candidates=tuple(line for line in record.candidates if line.name in kept),
+        trials=tuple(line for line in record.trials if line.candidate in kept),
+        blocks=tuple(line for line in record.blocks if line.candidate in kept),
+        findings=tuple(line for line in record.findings if line.candidate in kept),
+    ), text
+
+
 class _Builder:
-    """The parts of one page, from its index."""
+    """The parts of one page, from its index; `whole` is of all candidates, of which the page may show a part."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.index = Index(record)
+        self.whole = Index(record)
+        shown, self.left_out = _shown(record, self.whole.results)
+        self.index = self.whole if shown is record else Index(shown)
+        self.shown = shown
 
     def page(self) -> Page:
         record, index = self.record, self.index
         agreements = tuple(make_agreements(index))
-        common, ran = self._common_facts(), attested(record)
+        every = agreements if index is self.whole else tuple(make_agreements(self.whole))
+        common, ran = self._common_facts(), attested(self.shown)
         told = beside(record)
         decided, others = self._divergences()
         gate = None if record.gate is None else gate_text(record, gated(record))
@@ -143,15 +177,16 @@ class _Builder:
             known="" if record.known is None or gate is not None else known_sentence(record),
             known_problems=tuple(problem_text(problem) for problem in listed_problems),
             headline=headline(record),
-            outcome=overall(f for result in self.index.results for f in result.findings)
+            outcome=overall(f for result in self.whole.results for f in result.findings)
             if compared(record)
             else "untested",
             warnings=gaps(record),
             beside=(*told[:_BESIDE], *([f"{len(told) - _BESIDE} more below"] if len(told) > _BESIDE else [])),
             levels=which_decide(index),
-            tested=tested(index, [agreement for group in agreements for agreement in group.checks]),
+            left_out=self.left_out,
+            tested=tested(self.whole, [agreement for group in every for agreement in group.checks]),
             made=made(record),
-            could_not=could_not(index),
+            could_not=self._could_not(),
             common=_facts(common),
             candidates=tuple(self._row(result, common, ran) for result in self.index.results),
             cells=tuple(spoken(cell) for cell in self.index.cells),
@@ -172,6 +207,14 @@ class _Builder:
             details={(f.candidate, f.requirement, f.dtype): self.index.anchors[id(f)] for f in self.index.findings},
             words=tuple((outcome, *WORDS[outcome]) for outcome in WORDS),
         )
+
+    def _could_not(self) -> tuple[tuple[str, str], ...]:
+        """What is left open; an anchor is one of the page only if its section shows something."""
+        told = could_not(self.whole)
+        if self.index is self.whole:
+            return told
+        seen = {outcome_of(finding.verdict) for finding in self.index.findings}
+        return tuple((text, anchor if anchor in seen else "answer") for text, anchor in told)
 
     def _row(self, result: Result, common: dict[str, str], ran: Mapping[str, tuple[str, ...]]) -> CandidateRow:
         line = result.line

@@ -133,7 +133,7 @@ def faint(page: Page) -> list[str]:
 
 
 def unnamed(page: Page) -> list[str]:
-    """Pictures, controls and regions without a name, figures without a table, headings that skip a level."""
+    """Pictures, controls and regions without a name, what has no caption, axes that nobody names, skipped headings."""
     found: list[str] = page.evaluate(
         """() => {
           const named = (one) => one.getAttribute("aria-label") || one.getAttribute("aria-labelledby")
@@ -145,11 +145,17 @@ def unnamed(page: Page) -> list[str]:
           const figures = [...document.querySelectorAll("figure")].filter((one) => !(one.querySelector("table")
             || one.parentElement.querySelector("table") || one.parentElement.parentElement.querySelector("table")))
             .map((one) => "figure without a table: " + one.textContent.trim().slice(0, 60));
+          const silent = [...document.querySelectorAll("figure:not(:has(figcaption)), table:not(:has(caption))")]
+            .map((one) => "no caption: " + one.textContent.trim().slice(0, 60));
+          const axes = [...document.querySelectorAll("svg.chart")].filter((one) => {
+            const words = [...one.querySelectorAll("text")].filter((text) => /[a-z]{4}/i.test(text.textContent));
+            return words.length < (one.classList.contains("bars") ? 1 : 2);
+          }).map((one) => "axes without names: " + one.textContent.trim().slice(0, 60));
           let level = 0;
           const skipped = [...document.querySelectorAll("h1, h2, h3, h4")].filter((one) => {
             const own = Number(one.tagName[1]); const bad = own > level + 1; level = own; return bad;
           }).map((one) => "heading: " + one.textContent.trim());
-          return [...lost, ...bare, ...figures, ...skipped];
+          return [...lost, ...bare, ...figures, ...silent, ...axes, ...skipped];
         }"""
     )
     return found

@@ -380,6 +380,24 @@ def test_what_has_no_name_is_noticed(context: Make, pages: dict[str, Path]) -> N
     assert unnamed(at) != []
 
 
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "told"),
+    [
+        ("run", "<figcaption>", "<p>", "no caption"),
+        ("trend", "<caption>Every release", "<p>Every release", "no caption"),
+        ("run", ">time step</text>", "></text>", "axes without names"),
+        ("scan", ">steps, T</text>", "></text>", "axes without names"),
+    ],
+    ids=["figure", "table", "time", "steps"],
+)
+def test_a_caption_or_an_axis_that_is_gone_is_noticed(
+    context: Make, pages: dict[str, Path], kind: str, old: str, new: str, told: str
+) -> None:
+    """Whoever looks at a picture or a table is told what it shows."""
+    found = unnamed(opened(context(), spoilt(pages[kind], old, new)))
+    assert any(text.startswith(told) for text in found)
+
+
 # Looking
 
 
