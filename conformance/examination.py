@@ -136,8 +136,8 @@ class Examination:
             raise Interrupted
         answer = self.host.observe(case)
         for _ in range(RETRIES):
-            # No framework does this to itself: somebody ended the worker, or the system did. Only a case that it happens
-            # to again and again has to do with it.
+            # No framework does this to itself: somebody ended the worker, or the system did. A case has to do with it
+            # only if it happens again.
             if not isinstance(answer, Broken) or answer.signal not in ("SIGKILL", "SIGTERM"):
                 break
             answer = self.host.observe(case)
