@@ -139,8 +139,9 @@ def test_a_shard_that_leaves_no_record_is_told() -> None:
         run_shard(("nobody:here", "--cases", "64"), 1, 2)
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address without a scheduler ends with one message, and its own exit code."""
+    monkeypatch.setattr("conformance.cluster.CONNECT_SECONDS", 1)
     result = asked("--scheduler", "tcp://127.0.0.1:9", "--output", str(tmp_path))
     assert result.exit_code == 3
     assert "no Dask scheduler answers" in result.output

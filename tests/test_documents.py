@@ -41,23 +41,23 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 
 def test_ci_asks_every_adapter() -> None:
-    """One call of tox's `rest` is for several adapters: none of those that are shipped is left out of it."""
+    """One call of tox's `ci` is for several adapters: none of those that are shipped is left out of it."""
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "tox.ini", encoding="utf-8")
-    assert config["tox"]["env_list"].split(", ") == ["lint", "unit", "rest", "wheel"]
-    (section,) = [config[name] for name in config.sections() if name.startswith("testenv:{rest,")]
+    assert config["tox"]["env_list"].split(", ") == ["ci", "wheel"]
+    (section,) = [config[name] for name in config.sections() if name.startswith("testenv:{ci,")]
     shipped = {
         name for name, adapter in find_adapters().items() if name != "mingru-pytorch"
     }  # a package, in frameworks
-    asked = dict(line.split(" = ") for line in section["set_env"].splitlines() if line.startswith("rest: "))
-    assert set(asked["rest: ADAPTERS"].split()) == shipped
+    asked = dict(line.split(" = ") for line in section["set_env"].splitlines() if line.startswith("ci: "))
+    assert set(asked["ci: ADAPTERS"].split()) == shipped
     commands = [line for line in section["commands"].splitlines() if "pytest conformance/suite" in line]
     with_defaults = {name for name in shipped if any(v.default for v in find_adapters()[name].variants.values())}
     assert {name.partition(":")[0] for line in commands for name in _candidates(line)} >= shipped - with_defaults
-    assert set(_candidates(asked["rest: CANDIDATES"])) == with_defaults
-    assert len([line for line in commands if "{env:CANDIDATES}" in line and line.startswith("rest,")]) == 1
-    # An environment of its own runs what `rest` runs for it: no line is for one of the two alone.
-    assert all(line.startswith("rest,") for line in section["commands"].splitlines() if line and line[0] != "#")
+    assert set(_candidates(asked["ci: CANDIDATES"])) == with_defaults
+    assert len([line for line in commands if "{env:CANDIDATES}" in line and line.startswith("ci,")]) == 1
+    # An environment of its own runs what `ci` runs for it: no line is for one of the two alone.
+    assert all(line.startswith("ci,") for line in section["commands"].splitlines() if line and line[0] != "#")
 
 
 def _candidates(line: str) -> list[str]:
