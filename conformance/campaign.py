@@ -27,7 +27,7 @@ from conformance.record import BlockLine
 from conformance.rounding import Array, round_to
 from conformance.signature import LATTICE, Signature, numbers
 
-BLOCK: Final = 32
+BLOCK: Final = 64
 """Cases in a block."""
 CHUNK: Final = 32
 """Blocks whose signatures are drawn together."""

@@ -98,7 +98,7 @@ def numbers(
 ) -> Numbers:
     """Draw the arrays of a signature; under a leading axis, where many cases are drawn at once.
 
-    There every case has overlays of its own, and the signature's are not used: else 32 cases might be one.
+    There every case has overlays of its own, and the signature's are not used: else all of a block might be one.
     """
     kind, size = cell_named(cell), signature.shape
     blocks = layers * directions

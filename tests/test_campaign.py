@@ -352,7 +352,8 @@ def test_a_campaign_rules_out_what_ordinary_cases_could_not(miniature: Miniature
 
     def sparse(groups: Sequence[Group], shard: tuple[int, int] = (1, 1)) -> Settings:
         # Only a zero state was tried before: whatever shows in a given one is left to the campaign.
-        return replace(settings_of(groups, shard=shard), examples=0, remembered=tmp_path / "nothing")
+        many = Campaign(cases=spread(2 * CASES, groups), shard=shard)
+        return replace(settings_of(groups), examples=0, remembered=tmp_path / "nothing", campaign=many)
 
     whole = ran(tmp_path / "whole.jsonl", [miniature("good")], sparse)
     for finding in whole.findings:

@@ -207,16 +207,16 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
 def test_the_command_has_a_budget(invoke: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """By default a few, as many as asked for, or none; without a campaign it is refused."""
     for words, wanted in (((), 2), (("--fresh-shapes", "1"), 1), (("--fresh-shapes", "0"), 0)):
-        code, output = invoke("wrong:good", "--cases", "160", *words)
+        code, output = invoke("wrong:good", "--cases", "320", *words)
         assert code == 0, output
         path = max((tmp_path / "out").glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
         record = read_record(path)
         assert record.header.fresh_shapes == wanted == len(fresh_of(record))
         page = path.with_suffix(".html").read_text()
-        told = re.search(r"a campaign of 160 cases(?:, (\d) blocks? in fresh shapes)?", page)
+        told = re.search(r"a campaign of 320 cases(?:, (\d) blocks? in fresh shapes)?", page)
         assert told is not None
         assert int(told[1] or 0) == wanted
-    code, output = invoke("wrong:good", "--cases", "160", "--fresh-shapes", "2", "--resume", str(path))
+    code, output = invoke("wrong:good", "--cases", "320", "--fresh-shapes", "2", "--resume", str(path))
     assert code == 2
     assert "another number of fresh shapes" in output
     code, output = invoke("wrong:good", "--fresh-shapes", "3")

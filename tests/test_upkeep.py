@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from conformance.campaign import BLOCK
 from conformance.cli import main
 from conformance.environments import current
 from conformance.plan import Candidate, plan
@@ -57,7 +58,7 @@ def test_every_side_gets_through_the_cases_that_it_says(miniature: MiniatureOf, 
     with bench_of([miniature("good")], tmp_path, []) as bench:
         bench.warm(LATTICE[:3])
         for turn in (bench.floor, bench.engine, bench.case_by_case, bench.judging):
-            wall, cpu = turn(5, 64)
+            wall, cpu = turn(5, 2 * BLOCK)
             assert wall > 0
             assert cpu >= 0
         record = (tmp_path / "campaign.jsonl").read_text()

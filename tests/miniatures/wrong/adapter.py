@@ -46,7 +46,7 @@ def run(case: WorkerCase):
             raise ArithmeticError("not this one")
         case "ill":
             ANSWERED.append(1)
-            if 40 < len(ANSWERED) <= 75:
+            if 72 < len(ANSWERED) <= 139:
                 raise ArithmeticError("not now")
         case "dies_once":
             ANSWERED.append(1)
