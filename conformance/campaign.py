@@ -139,7 +139,7 @@ def block_of(signature: Signature, group: Group, index: int, count: int) -> Bloc
     return drawn.like(variant.declared(drawn.first))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def block(
     signature: Signature,
     index: int,
