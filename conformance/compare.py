@@ -125,12 +125,7 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None, *, cut: 
             trace = cell_named(case.cell).evaluate(understood, ops, variation=variation, seen=seen(case, observed))
         else:
             trace = scanned(cell_named(case.cell), understood, ops, variation, cut=cut)
-        predicted = {
-            "outputs": trace.outputs,
-            "cells": trace.cells,
-            "final_state": trace.final_state,
-            "final_cell": trace.final_cell,
-        }
+        predicted = trace.arrays()
         free = case.lengths is not None and case.padding == "free"
         share = ops.reference_share
         parts = {
@@ -187,12 +182,7 @@ def shares_of(case: Case, observed: Observed) -> Array:
     ops = RunningError(declared)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         trace = cell_named(case.cell).evaluate(case, ops, seen=seen(case, observed))
-        predicted = {
-            "outputs": trace.outputs,
-            "cells": trace.cells,
-            "final_state": trace.final_state,
-            "final_cell": trace.final_cell,
-        }
+        predicted = trace.arrays()
         worst = np.zeros(len(observed.outputs))
         for name, values in observed.arrays().items():
             part = part_of(case, values, predicted[name], ops.reference_share, declared, padded=False)

@@ -124,12 +124,7 @@ def _forced(
     """What each step gives from the observed state before it; with an axis in front where `understood` has one."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         trace = cell_named(case.cell).evaluate(understood, Exact(), variation=variation, seen=seen(case, observed))
-    predicted = {
-        "outputs": trace.outputs,
-        "cells": trace.cells,
-        "final_state": trace.final_state,
-        "final_cell": trace.final_cell,
-    }
+    predicted = trace.arrays()
     found = {}
     for name, values in observed.arrays().items():
         rows = predicted[name]

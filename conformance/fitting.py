@@ -167,12 +167,7 @@ def _fits_along(case: Case, observed: Observed, fault: Fault) -> list[Fit]:
 
 def _fits(case: Case, observed: Observed, trace: Trace[Bounded], reference_share: float, count: int) -> list[Fit]:
     """`count` fits: of what was predicted, or observed, or both, with an axis of that length in front."""
-    predicted = {
-        "outputs": trace.outputs,
-        "cells": trace.cells,
-        "final_state": trace.final_state,
-        "final_cell": trace.final_cell,
-    }
+    predicted = trace.arrays()
     free = case.lengths is not None and case.padding == "free"
     worst, bounded = np.zeros(count), np.ones(count, dtype=bool)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -186,12 +186,7 @@ def scatter(case: Case, observed: Observed, fault: Fault | None = None) -> dict[
     variation = CORRECT if fault is None else fault.variation
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         trace = cell_named(case.cell).evaluate(understood, ops, variation=variation, seen=seen(case, observed))
-    predicted = {
-        "outputs": trace.outputs,
-        "cells": trace.cells,
-        "final_state": trace.final_state,
-        "final_cell": trace.final_cell,
-    }
+    predicted = trace.arrays()
     found = {}
     for name, values in observed.arrays().items():
         rows = predicted[name]

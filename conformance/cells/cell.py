@@ -185,6 +185,15 @@ class Trace(Generic[V]):
     final_cell: V | None
     intermediates: dict[str, V]
 
+    def arrays(self) -> dict[str, V | None]:
+        """All but the intermediates, by the names that observations have."""
+        return {
+            "outputs": self.outputs,
+            "cells": self.cells,
+            "final_state": self.final_state,
+            "final_cell": self.final_cell,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequence:
