@@ -1182,6 +1182,10 @@ def test_a_divergence_that_decides_is_told_first() -> None:
     record = draft.record()
     assert exit_code(record) == 1
     assert re.search(r"behaves like drop_rbhn_t0 .*\. Beside that, .* differs on 1 SHOULD", headline(record))
+    (title,) = re.findall(r"<h1>(.*?)</h1>", render_html(record), re.DOTALL)
+    assert "behaves like drop_rbhn_t0" in title
+    assert "SHOULD" not in title, "that stands in the box below, and is not said twice"
+    assert "differs on 1 SHOULD" in render_html(record).partition("</h1>")[2]
     shown = printed(record, 200)
     assert shown.index("diverges on gru_hidden_none") < shown.index("diverges on gru_length_zero")
 

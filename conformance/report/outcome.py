@@ -371,15 +371,18 @@ _BESIDE: Final[dict[Outcome, tuple[str, str]]] = {
 
 def headline(record: Record) -> str:
     """The answer in one sentence; what is found on requirements that do not decide follows it."""
-    if is_benchmark(record):
-        return speed_headline(record)
-    answer, told = _answer(record), beside(record)
-    if not told:
+    answer, told = answered(record), beside(record)
+    if not told or is_benchmark(record):
         return answer
     shown = told if len(told) <= 2 else (*told[:2], f"{len(told) - 2} more below")
     if _agreed(record):
         return f"{answer[:-1]}; {'; '.join(shown)}."
     return f"{answer} Beside that, {'; '.join(shown)}."
+
+
+def answered(record: Record) -> str:
+    """The answer alone, for whoever shows `beside` under it."""
+    return speed_headline(record) if is_benchmark(record) else _answer(record)
 
 
 def _agreed(record: Record) -> bool:

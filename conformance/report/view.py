@@ -26,6 +26,7 @@ from conformance.report.outcome import (
     Cause,
     Outcome,
     Result,
+    answered,
     beside,
     causes,
     compared,
@@ -86,12 +87,15 @@ class Clauses:
 class Page:
     """The whole report. beside: what is not fine on requirements that do not decide; gate: None where it is no gate's.
 
+    headline: the answer with what is beside it; answered: the answer alone, under which `beside` is shown.
+
     known: whether the list of known divergences holds, "" where the run is held to none. tested: figures with their
     names and what is to be added; made: when, from what seed, by which command. details: anchors of findings.
     left_out: which candidates are not shown one by one, "" where all are.
     """
 
     headline: str
+    answered: str
     outcome: Outcome
     warnings: tuple[str, ...]
     beside: tuple[str, ...]
@@ -177,6 +181,7 @@ class _Builder:
             known="" if record.known is None or gate is not None else known_sentence(record),
             known_problems=tuple(problem_text(problem) for problem in listed_problems),
             headline=headline(record),
+            answered=answered(record),
             outcome=overall(f for result in self.whole.results for f in result.findings)
             if compared(record)
             else "untested",
