@@ -6,11 +6,24 @@ each can be had by itself, and is when anything about it is not as it should be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from conformance.case import Case, unchecked
 from conformance.rounding import Array
+
+Packed: TypeAlias = NDArray[np.floating]
+
+
+def packed(arrays: Mapping[str, Array], dtype: str) -> dict[str, Packed]:
+    """Arrays rounded to a dtype in the narrowest container of the message format that holds them exactly."""
+    container: type[np.floating] = np.float64 if dtype == "float64" else np.float32
+    return {name: values.astype(container) for name, values in arrays.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -18,8 +31,8 @@ class Block:
     """Cases of one signature that differ in their numbers.
 
     first: the first of them, for all that they share. parameters, x, h0, c0: as in `Case`, rounded to the dtype and
-    read-only, with the axis of the case in front. index: which block of its campaign it is; digest: a stable name, the
-    same for the same numbers on every machine.
+    read-only, with the axis of the case in front; packed: all of them as a worker gets them, see `packed`. index: which
+    block of its campaign it is; digest: a stable name, the same for the same numbers on every machine.
     """
 
     first: Case
@@ -27,6 +40,7 @@ class Block:
     x: Array
     h0: Array
     c0: Array | None
+    packed: Mapping[str, Packed]
     index: int
     origin: str
     digest: str
@@ -64,3 +78,20 @@ class Block:
     def like(self, first: Case) -> Block:
         """The same numbers for a case that differs in how it is run or judged."""
         return replace(self, first=first)
+
+    def zeroed(self, names: Collection[str]) -> Block:
+        """The same cases with these parameters held at zero, in every layer and direction."""
+        held = {name for name in self.parameters if name.rpartition(".")[2] in names}
+        if not held:
+            return self
+        parameters, sent = dict(self.parameters), dict(self.packed)
+        for name in held:
+            parameters[name], sent[name] = np.zeros_like(parameters[name]), np.zeros_like(sent[name])
+            parameters[name].setflags(write=False)
+        return replace(
+            self,
+            first=self.first.zeroed(tuple(names)),
+            parameters=parameters,
+            packed=sent,
+            digest=hashlib.sha256(f"{self.digest}|{','.join(sorted(held))}".encode()).hexdigest()[:12],
+        )

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from conformance.block import Block
+from conformance.block import Block, packed
 from conformance.case import Initial, Shape, make_case
 from conformance.errors import CaseError
 from conformance.inputs import plainly
@@ -134,8 +134,7 @@ def block_of(signature: Signature, group: Group, index: int, count: int) -> Bloc
         cell=requirement.cell,
         dtype=group.dtype,
         initial=requirement.initial,
-        zeroed=group.zeroed,
-    )
+    ).zeroed(group.zeroed)
     return drawn.like(variant.declared(drawn.first))
 
 
@@ -148,7 +147,6 @@ def block(
     cell: str,
     dtype: str,
     initial: Initial,
-    zeroed: tuple[str, ...] = (),
 ) -> Block:
     """`count` cases of a signature, their numbers drawn from its seed and the block's index.
 
@@ -167,11 +165,7 @@ def block(
         result.setflags(write=False)
         return result
 
-    held = frozenset(zeroed)
-    parameters = {
-        name: rounded(np.zeros_like(values) if name.rpartition(".")[2] in held else values)
-        for name, values in drawn.parameters.items()
-    }
+    parameters = {name: rounded(values) for name, values in drawn.parameters.items()}
     given_ = initial == "given"
     x = rounded(drawn.x)
     h0 = rounded(drawn.h0 if given_ else np.zeros_like(drawn.h0))
@@ -198,6 +192,7 @@ def block(
         x=x,
         h0=h0,
         c0=c0,
+        packed=packed(arrays, dtype),
         index=index,
         origin=origin,
         digest=hasher.hexdigest()[:12],

@@ -205,10 +205,11 @@ class Examination:
         asked = frozenset(against)
         failure: Failed | None = None
         if observed is not None:
-            for row, verdict in enumerate(judge_block(block, places, observed, against)):
-                judged += 1
+            for cases, verdict in judge_block(block, places, observed, against):
+                row = judged - lost
+                judged += cases
                 if isinstance(verdict, Agrees):
-                    agreeing += 1
+                    agreeing += cases
                     worst, compared = max(worst, verdict.share), compared + verdict.compared
                     against -= verdict.excluded
                     continue

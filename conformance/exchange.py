@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.block import Block
+from conformance.block import Block, packed
 from conformance.case import Case
 from conformance.compare import Observed
 from conformance.rounding import Array
@@ -53,10 +53,9 @@ def question_of(case: Case, variant: str) -> wire.Message:
 def block_question(block: Block, variant: str) -> wire.Message:
     """The message about all cases of a block."""
     first = block.first
-    arrays = {**block.parameters, "x": block.x}
-    if first.initial != "omitted":
-        arrays |= {name: value for name, value in (("h0", block.h0), ("c0", block.c0)) if value is not None}
-    return wire.Message("block", {**_body(first, variant), "count": block.count}, _tensors(arrays, first.dtype))
+    left_out = ("h0", "c0") if first.initial == "omitted" else ()
+    tensors = {name: wire.Tensor(own, first.dtype) for name, own in block.packed.items() if name not in left_out}
+    return wire.Message("block", {**_body(first, variant), "count": block.count}, tensors)
 
 
 def _body(case: Case, variant: str) -> dict[str, Any]:
@@ -76,8 +75,7 @@ def _body(case: Case, variant: str) -> dict[str, Any]:
 
 
 def _tensors(arrays: Mapping[str, Array], dtype: str) -> dict[str, wire.Tensor]:
-    container = np.float64 if dtype == "float64" else np.float32
-    return {name: wire.Tensor(values.astype(container), dtype) for name, values in arrays.items()}
+    return {name: wire.Tensor(own, dtype) for name, own in packed(arrays, dtype).items()}
 
 
 def _wanted(case: Case) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

@@ -131,23 +131,32 @@ def judge(case: Case, observed: Observed, against: Iterable[str]) -> TrialVerdic
 
 def judge_block(
     block: Block, places: Sequence[int], observed: Observed, against: Collection[str]
-) -> Iterator[TrialVerdict]:
+) -> Iterator[tuple[int, TrialVerdict]]:
     """The verdicts on those cases of a block of which `observed` holds the observations, in their order.
 
     All at once where nothing is asked but whether they agree; whatever does not plainly agree is judged by itself.
     against: asked anew before every case, so the caller may take out what has been ruled out.
+
+    Yields
+    ------
+    A verdict, and of how many cases it is: of all next to each other that plainly agree, else of one.
     """
-    first = block.first
-    worst = shares_of(block.together(places), observed) if first.stepwise and not against else None
     size = sum(values[0].size for values in observed.arrays().values())
-    for row, place in enumerate(places):
-        if worst is not None and worst[row] <= 1.0:
-            yield Agrees(excluded=frozenset(), share=float(worst[row]), compared=size)
-        else:
-            verdict = judge(block.case(place), observed.row(row), frozenset(against))
+    worst, alone = np.zeros(0), list(range(len(places)))
+    if block.first.stepwise and not against:
+        worst = shares_of(block.together(places), observed)
+        alone = np.flatnonzero(~(worst <= 1.0)).tolist()
+    told = 0
+    for row in (*alone, len(places)):
+        if row > told:
+            share = float(worst[told:row].max())
+            yield row - told, Agrees(excluded=frozenset(), share=share, compared=size * (row - told))
+        told = row + 1
+        if row < len(places):
+            verdict = judge(block.case(places[row]), observed.row(row), frozenset(against))
             blind = isinstance(verdict, Inconclusive) and verdict.missing and not verdict.blank
             # That one case looks the same under some fault is no news in a block: others tell.
-            yield judge(block.case(place), observed.row(row), ()) if blind else verdict
+            yield 1, judge(block.case(places[row]), observed.row(row), ()) if blind else verdict
 
 
 def explaining(residuals: Mapping[str, float]) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from conformance.worker import wire
 LAUNCH: Final = Path(__file__).resolve().parent / "worker" / "launch.py"
 TAIL_BYTES: Final = 4096
 POLL_SECONDS: Final = 0.2
+# So many pieces of a message are written at once: the fewest that POSIX lets a system allow.
+_PIECES: Final = 16
 # One BLAS thread: libraries of several threads next to each other are many times slower, and the number of
 # threads is a fact that every observation should share.
 PINNED: Final = dict.fromkeys(
@@ -98,11 +100,11 @@ class Process:
 
     def send(self, message: wire.Message, end: float, stopped: Callable[[], bool]) -> None:
         """Send a message to a worker that waits for one, until `end` by the monotonic clock."""
-        view = memoryview(wire.encode(message))
-        while view:
+        pieces = wire.parts(message)
+        while pieces:
             self._wait([], [self._questions], end, stopped)
             try:
-                view = view[os.write(self._questions, view) :]
+                pieces = wire.unwritten(pieces, os.writev(self._questions, pieces[:_PIECES]))
             except BrokenPipeError:
                 raise Died from None
 

@@ -146,7 +146,7 @@ class Bench:
             if not set(answer.paths) <= set(self.attestable(group, one)):
                 self.refuse(group.candidate.name, "another path ran")
             wall, cpu = time.perf_counter(), time.thread_time()
-            for verdict in judge_block(one, answer.places, answer.observed, ()):
+            for _, verdict in judge_block(one, answer.places, answer.observed, ()):
                 if not isinstance(verdict, Agrees):
                     self.refuse(group.candidate.name, f"a case {type(verdict).__name__.lower()}")
             self.judged = (

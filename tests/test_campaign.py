@@ -20,7 +20,7 @@ from conformance.compare import Observed, together
 from conformance.environments import current
 from conformance.errors import CaseError, RecordError
 from conformance.examination import MAX_BROKEN_IN_A_ROW, Settings
-from conformance.exchange import Observation
+from conformance.exchange import Observation, question_of
 from conformance.faults import catalogue
 from conformance.host import Host
 from conformance.inputs import lattice_of
@@ -106,7 +106,7 @@ def blocks_of(record: Record, name: str = "gru_hidden_given") -> list[BlockLine]
 def test_a_case_of_a_block_is_a_case(cell: str, dtype: str) -> None:
     """Every case that a block holds passes all checks of a case made by itself, and is what the stack holds."""
     signature = chunk(0, "any", 0, cell, LATTICE)[5]
-    held = block(signature, 7, 5, cell=cell, dtype=dtype, initial="given", zeroed=())
+    held = block(signature, 7, 5, cell=cell, dtype=dtype, initial="given")
     digests = set()
     for place in range(held.count):
         own = held.case(place)
@@ -144,20 +144,41 @@ def test_together_or_one_by_one_the_verdict_is_the_same() -> None:
     held = block(signature, 1, 12, cell="gru", dtype="float32", initial="given")
     wrong = {2: "h0_ignored", 5: "swap_rz", 11: "update_flip"}
     seen = [observed(held.case(place), wrong.get(place, "")) for place in range(12)]
-    verdicts = list(judge_block(held, range(12), together(seen), ()))
-    for place, verdict in enumerate(verdicts):
-        alone = judge(held.case(place), seen[place], ())
-        assert type(verdict) is type(alone)
-        assert isinstance(verdict, Diverges) == (place in wrong)
-        if isinstance(verdict, Diverges) and isinstance(alone, Diverges):
-            assert verdict.faults == alone.faults
-            assert wrong[place] in verdict.faults
-        elif isinstance(verdict, Agrees) and isinstance(alone, Agrees):
-            assert verdict.compared == alone.compared
-            assert verdict.share == pytest.approx(alone.share, rel=1e-6)
-    assert len(wrong) >= 2
+    alone = [judge(held.case(place), seen[place], ()) for place in range(12)]
+    place = 0
+    for cases, verdict in judge_block(held, range(12), together(seen), ()):
+        own = alone[place : place + cases]
+        assert {type(one) for one in own} == {type(verdict)}
+        if isinstance(verdict, Diverges):
+            (one,) = own
+            assert isinstance(one, Diverges)
+            assert verdict.faults == one.faults
+            assert wrong.pop(place) in verdict.faults
+        elif isinstance(verdict, Agrees):
+            agreeing = [one for one in own if isinstance(one, Agrees)]
+            assert verdict.compared == sum(one.compared for one in agreeing)
+            assert verdict.share == pytest.approx(max(one.share for one in agreeing), rel=1e-6)
+        place += cases
+    assert place == 12
+    assert not wrong
     lost = together([replace(one, outputs=one.outputs * np.nan) for one in seen])
-    assert all(isinstance(verdict, Diverges) for verdict in judge_block(held, range(12), lost, ()))
+    told = list(judge_block(held, range(12), lost, ()))
+    assert [cases for cases, _ in told] == [1] * 12
+    assert all(isinstance(verdict, Diverges) for _, verdict in told)
+
+
+def test_a_block_with_parameters_held_at_zero_is_that_of_its_cases() -> None:
+    """As for one case: they are zero where it is judged and where it is sent, and it has a name of its own."""
+    signature = chunk(0, "any", 0, "gru", LATTICE)[5]
+    whole = block(signature, 7, 5, cell="gru", dtype="float32", initial="given")
+    held = whole.zeroed(("b_hn",))
+    assert held.digest != whole.digest
+    assert whole.parameters["b_hn"].any()
+    for place in range(held.count):
+        assert held.case(place).digest == whole.case(place).zeroed(("b_hn",)).digest
+        sent = question_of(held.case(place), "any").tensors
+        assert sent.keys() == held.packed.keys()
+        assert all(np.array_equal(sent[name].values, values[place]) for name, values in held.packed.items())
 
 
 def test_every_case_is_tried_and_counted(miniature: MiniatureOf, whole: WholeOf) -> None:

@@ -124,8 +124,11 @@ def answer(adapter: Any, stopwatch: Stopwatch, message: Message) -> Message:
 
 def case_of(message: Message) -> WorkerCase:
     """The case that a message holds."""
-    body = message.body
-    parameters = {name: tensor.values for name, tensor in message.tensors.items()}
+    return made(message.body, {name: tensor.values for name, tensor in message.tensors.items()})
+
+
+def made(body: dict[str, Any], parameters: dict[str, Any]) -> WorkerCase:
+    """A case of what a message says and its arrays, which it keeps."""
     cotangents = {
         name.removeprefix(COTANGENT): parameters.pop(name) for name in list(parameters) if name.startswith(COTANGENT)
     }
@@ -161,6 +164,13 @@ def case_of(message: Message) -> WorkerCase:
 
 def observe(run: Callable[[WorkerCase], Any], case: WorkerCase) -> Message:
     """Run one case and pack the adapter's answer."""
+    arrays, dtype, path, seconds = called(run, case)
+    tensors = {name: Tensor(values, dtype) for name, values in arrays.items()}
+    return Message("observation", {"path": path, "seconds": seconds}, tensors)
+
+
+def called(run: Callable[[WorkerCase], Any], case: WorkerCase) -> tuple[dict[str, Any], str, str, float]:
+    """Run one case: the arrays of the adapter's answer, their dtype, the attested path, the adapter's own seconds."""
     begin = time.perf_counter()
     result = run(case)
     seconds = time.perf_counter() - begin
@@ -170,12 +180,10 @@ def observe(run: Callable[[WorkerCase], Any], case: WorkerCase) -> Message:
     arrays |= {name: getattr(result, name) for name in ("cells", "final_cell") if getattr(result, name) is not None}
     arrays |= {GRADIENT + name: value for name, value in result.gradients.items()}
     arrays |= {AFTER + name: value for name, value in result.inputs_after.items()}
-    tensors = {}
     for name, values in arrays.items():
         if not isinstance(values, np.ndarray):
             raise ContractError(f"{name} is {type(values).__name__}, wanted a NumPy array")
-        tensors[name] = Tensor(values, result.dtype)
-    return Message("observation", {"path": str(result.path), "seconds": seconds}, tensors)
+    return arrays, result.dtype, str(result.path), seconds
 
 
 def observe_block(run: Callable[[WorkerCase], Any], message: Message) -> Message:
@@ -186,24 +194,25 @@ def observe_block(run: Callable[[WorkerCase], Any], message: Message) -> Message
     """
     places, paths, seconds, apart = [], [], [], []
     form: Any = None
-    rows: dict[str, list[Any]] = {}
-    for place in range(int(message.body["count"])):
-        own = {name: Tensor(tensor.values[place], tensor.dtype) for name, tensor in message.tensors.items()}
+    answers: list[dict[str, Any]] = []
+    columns = [tensor.values for tensor in message.tensors.values()]
+    for place, row in enumerate(zip(*columns, strict=True)):
         try:
-            answer = observe(run, case_of(Message("case", message.body, own)))
+            arrays, dtype, path, spent = called(run, made(message.body, dict(zip(message.tensors, row, strict=True))))
         except Exception:
             apart.append(place)
             continue
-        its = {name: (t.values.shape, t.values.dtype, t.dtype) for name, t in answer.tensors.items()}
+        its = dtype, {name: (values.shape, values.dtype) for name, values in arrays.items()}
         if form is None:
-            form, rows = its, {name: [] for name in its}
+            form = its
         if its != form:
             apart.append(place)
             continue
         places.append(place)
-        paths.append(answer.body["path"])
-        seconds.append(answer.body["seconds"])
-        for name, tensor in answer.tensors.items():
-            rows[name].append(tensor.values)
-    tensors = {name: Tensor(np.stack(values), form[name][2]) for name, values in rows.items()}
+        paths.append(path)
+        seconds.append(spent)
+        answers.append(arrays)
+    tensors = {
+        name: Tensor(np.stack([arrays[name] for arrays in answers]), form[0]) for name in (form[1] if form else ())
+    }
     return Message("observations", {"places": places, "paths": paths, "seconds": seconds, "apart": apart}, tensors)

@@ -55,10 +55,16 @@ class Message:
 
 def encode(message: Message) -> bytes:
     """The frame of a message; WireError for arrays in another container than float32 or float64."""
+    return b"".join(parts(message))
+
+
+def parts(message: Message) -> list[Any]:
+    """The frame of a message in pieces, of which the arrays are not copied where they are laid out as they are sent."""
     if message.kind not in KINDS:
         raise WireError(f"unknown message kind {message.kind!r}; wanted one of {', '.join(KINDS)}")
     arrays: list[dict[str, Any]] = []
-    chunks: list[bytes] = []
+    payload: list[Any] = []
+    length = 0
     for name, tensor in message.tensors.items():
         values = np.asarray(tensor.values)
         container = values.dtype.name
@@ -67,10 +73,21 @@ def encode(message: Message) -> bytes:
         if tensor.dtype not in DTYPES:
             raise WireError(f"array {name!r} declares dtype {tensor.dtype!r}; wanted one of {', '.join(DTYPES)}")
         arrays.append({"name": name, "container": container, "dtype": tensor.dtype, "shape": list(values.shape)})
-        chunks.append(np.ascontiguousarray(values, dtype=CONTAINERS[container]).tobytes())
+        if values.size:  # a view of no elements cannot be cast
+            laid_out: Any = np.ascontiguousarray(values, dtype=CONTAINERS[container])
+            payload.append(memoryview(laid_out).cast("B"))
+            length += values.nbytes
     header = json.dumps({"kind": message.kind, "body": message.body, "arrays": arrays}).encode("utf-8")
-    payload = b"".join(chunks)
-    return PREFIX.pack(MAGIC, VERSION, 0, len(header), len(payload)) + header + payload
+    return [PREFIX.pack(MAGIC, VERSION, 0, len(header), length) + header, *payload]
+
+
+def unwritten(pieces: list[Any], count: int) -> list[Any]:
+    """What is left of the pieces of a frame after so many bytes of them have been written."""
+    for place, piece in enumerate(pieces):
+        if count < len(piece):
+            return [memoryview(piece)[count:], *pieces[place + 1 :]]
+        count -= len(piece)
+    return []
 
 
 def read(receive: Callable[[int], bytes]) -> Message:
