@@ -19,24 +19,22 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from conformance.block import Block, packed
-from conformance.case import Initial, Shape, make_case
+from conformance.case import Initial, make_case
+from conformance.draws import CHUNK, Lattice, chunk, fresh_shape
 from conformance.errors import CaseError
 from conformance.inputs import plainly
 from conformance.plan import Group
 from conformance.record import BlockLine
 from conformance.rounding import Array, round_to
-from conformance.signature import LATTICE, Signature, numbers
+from conformance.signature import Signature, numbers
 
 BLOCK: Final = 64
 """Cases in a block."""
-CHUNK: Final = 32
-"""Blocks whose signatures are drawn together."""
 FRESH: Final = 8
 """The most fresh shapes that a requirement and dtype gets by itself."""
 _FEWEST_FRESH: Final = 2
 _FRESH_SHARE: Final = 16
 _DRAWING: Final = Lock()
-Lattice: TypeAlias = tuple[tuple[Shape, bool], ...]
 Shard: TypeAlias = tuple[int, int]
 
 
@@ -197,29 +195,3 @@ def block(
         origin=origin,
         digest=hasher.hexdigest()[:12],
     )
-
-
-@lru_cache(maxsize=512)
-def chunk(base: int, name: str, number: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
-    """The signatures of the blocks ``number * CHUNK`` to ``(number + 1) * CHUNK - 1``.
-
-    base: the campaign's seed; name: of what is asked, so that each question has cases of its own.
-    """
-    from conformance.strategies import signatures, some  # noqa: PLC0415 - Hypothesis, only where something is drawn
-
-    found = some(signatures(cell=cell, lattice=lattice, overlays=False), CHUNK, f"{base} {name} {number}")
-    # It may draw fewer than asked for where it thinks that it has seen all.
-    return tuple(found[place % len(found)] for place in range(CHUNK))
-
-
-@lru_cache(maxsize=512)
-def fresh_shape(base: int, name: str, index: int, lattice: Lattice) -> tuple[Shape, bool]:
-    """One of the fresh shapes by number, with whether it is batched: none that the lattice has.
-
-    Each is drawn from a seed of its own: of several in a row Hypothesis makes some from the one before.
-    """
-    from conformance.strategies import fresh_shapes, some  # noqa: PLC0415 - as above
-
-    strategy = fresh_shapes().filter(lambda one: one not in lattice and one not in LATTICE)
-    *_, last = some(strategy, 2, f"{base} {name} fresh shape {index}")  # It begins with the simplest one.
-    return last

@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 
 from conformance.block import Block
-from conformance.campaign import CHUNK, Campaign
+from conformance.campaign import Campaign
 from conformance.case import Case
 from conformance.compare import Observed, together
+from conformance.draws import CHUNK
 from conformance.exchange import Observations
 from conformance.gradient import judge_gradients
 from conformance.host import Host

@@ -1,13 +1,12 @@
 """Examining one group: the trials of one candidate, requirement and dtype, up to their common verdict.
 
-Shipped cases come first, then cases drawn by Hypothesis, which keeps failures in its example database; `reduction`
-makes them small, much faster than Hypothesis, which knows nothing of rows and units. A case that breaks the worker is a
-verdict of its own and is not reduced: every attempt would cost another worker.
+Shipped cases come first, then failures that are kept in Hypothesis' example database, then cases whose signatures
+Hypothesis has drawn; `reduction` makes failures small, much faster than Hypothesis, which knows nothing of rows and
+units. A case that breaks the worker is a verdict of its own and is not reduced: every attempt costs another worker.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Final
 
 from msgspec.structs import replace as replace_struct
 
-from conformance.block import Block
-from conformance.campaign import Lattice, block_at, block_of, signature_at
+from conformance.campaign import block_at, block_of, signature_at
 from conformance.case import Case, Shape
 from conformance.diagnosis import diagnosed, suspicion
+from conformance.draws import Lattice, ordinary
 from conformance.drift import probe
 from conformance.examination import Examination, Failed, NotObserved, Settings
 from conformance.example import example_of, slug
@@ -37,7 +36,7 @@ from conformance.process import Interrupted
 from conformance.record import Example, Finding, Incident, Line
 from conformance.reduction import reduced
 from conformance.requirement import GRADIENT, REFERENCE
-from conformance.signature import Signature
+from conformance.signature import Signature, build
 from conformance.verdict import Agrees, Diverges, Inconclusive, Verdict
 
 # Of the generated cases that reference agreement gets, a relation gets one in so many.
@@ -145,17 +144,18 @@ def _shipped(state: Examination) -> Failed | None:
 
 
 def _replayed(state: Examination) -> Failed | None:
-    """Try what is kept of earlier campaigns, up to the first case that diverges still.
+    """Try what is kept of earlier runs, up to the first case that diverges still.
 
     Not in a shard: what another one of the same campaign keeps would stop it.
     """
     group, chosen = state.group, state.settings
     database = _database(group, state.host.version, chosen)
-    if database is None or not plainly(group.requirement) or chosen.examples < 1 or state.hopeless:
+    # Of what is not there nothing is replayed, and Hypothesis need not be imported to find that out.
+    if database is None or not database.is_dir() or chosen.examples < 1 or state.hopeless:
         return None
     if chosen.campaign is not None and chosen.campaign.shard[1] > 1:
         return None
-    from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: PLC0415 - Hypothesis, as in `_generated`
+    from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: PLC0415 - Hypothesis, only where it is used
 
     from conformance.memory import Place, replay  # noqa: PLC0415 - the same
 
@@ -166,63 +166,53 @@ def _replayed(state: Examination) -> Failed | None:
         nonlocal failure
         if state.hopeless:
             return True
-        drawn = block_of(kept.signature, group, kept.index, kept.count).case(kept.place)
+        if kept.count:
+            drawn = block_of(kept.signature, group, kept.index, kept.count).case(kept.place)
+        else:
+            drawn = _built(group, kept.signature)
         judged = state.trial(replace(drawn, origin=f"kept: {drawn.origin}"), "generated")
         failure = judged.failure
         return not isinstance(judged.verdict, Agrees)
 
-    replay(DirectoryBasedExampleDatabase(database), fails)
-    lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
-    return None if failure is None else _smallest(state, failure, lattice)
+    replay(DirectoryBasedExampleDatabase(database), group.requirement.cell, fails)
+    return None if failure is None else _smallest(state, failure)
 
 
 def _generated(state: Examination) -> Failed | None:
-    """Draw cases until one diverges, then reduce it to a small one that is explained by the same faults."""
+    """Try generated cases until one diverges, then make it small."""
     group, chosen = state.group, state.settings
-    lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
     # A relation runs every case several times, on one shape: fewer of them.
     examples = chosen.examples if plainly(group.requirement) else -(-chosen.examples // RELATION_SHARE)
-    if chosen.examples < 1 or state.hopeless:
+    if chosen.examples < 1 or chosen.remembered is not None or state.hopeless:
         return None
-    failure: Failed | None = None
-
-    def diverges(case: Case) -> bool:
-        nonlocal failure
+    name = f"{group.requirement.name} {group.dtype}"
+    for signature in ordinary(chosen.seed, name, examples, group.requirement.cell, _lattice(state)):
+        failure = state.trial(_built(group, signature), "generated").failure
+        if failure is not None:
+            small = _smallest(state, failure)
+            _keep(state, signature, 0, 0, 0)
+            return small
         if state.hopeless:
-            return False
-        judged = state.judged(case)
-        found = judged.failure
-        if failure is None:
-            state.record(judged, "generated")
-        if found is not None and (failure is None or failure.verdict.faults == found.verdict.faults):
-            failure = found
-            return True
-        return False
+            break
+    return None
 
-    from conformance import strategies  # noqa: PLC0415 - Hypothesis, only where something is drawn
 
-    drawn = strategies.cases(
-        cell=group.requirement.cell,
+def _built(group: Group, signature: Signature) -> Case:
+    """The generated case of a signature: unbatched, and with all parameters, only where the candidate has it."""
+    requirement, variant = group.requirement, group.candidate.variant
+    return build(
+        signature if variant.unbatched else replace(signature, batched=True),
+        cell=requirement.cell,
         dtype=group.dtype,
-        initial=group.requirement.initial,
-        unbatched=group.candidate.variant.unbatched,
+        initial=requirement.initial,
         zeroed=group.zeroed,
-        features=group.requirement.features,
-        padding=group.candidate.variant.padding,
-        lattice=lattice,
+        features=requirement.features,
+        padding=variant.padding,
     )
-    steady = strategies.search(
-        drawn,
-        diverges,
-        examples=examples,
-        number=_seed(group, chosen.seed),
-        database=_database(group, state.host.version, chosen),
-        reuse_only=chosen.remembered is not None,
-    )
-    if not steady:
-        text = "a generated case diverged once and not again: the candidate is not deterministic"
-        state.emit(Incident(candidate=group.candidate.name, what=text))
-    return None if failure is None else _smallest(state, failure, lattice)
+
+
+def _lattice(state: Examination) -> Lattice:
+    return lattice_of(state.group.requirement, state.group.dtype, wide=state.settings.wide)
 
 
 def _campaign(state: Examination) -> Failed | None:
@@ -234,7 +224,7 @@ def _campaign(state: Examination) -> Failed | None:
     campaign = chosen.campaign
     if campaign is None or not plainly(group.requirement) or state.hopeless:
         return None
-    lattice = lattice_of(group.requirement, group.dtype, wide=chosen.wide)
+    lattice = _lattice(state)
     for line in campaign.begun(group):
         state.recall(line)
     fresh = campaign.freshened(group)
@@ -256,32 +246,42 @@ def _campaign(state: Examination) -> Failed | None:
         if failure is not None:
             if after is not None and begun:
                 state.host.finish(after)
-            small = _smallest(state, failure, lattice)
-            _keep(state, failure, block, signature_at(chosen.seed, group, block.index, lattice, fresh=fresh))
+            small = _smallest(state, failure)
+            signature = signature_at(chosen.seed, group, block.index, lattice, fresh=fresh)
+            digests = [block.case(place).digest for place in range(block.count)]
+            _keep(state, signature, block.index, block.count, digests.index(failure.judged.case.digest))
             return small
         block = after
     return None
 
 
-def _keep(state: Examination, failure: Failed, block: Block, signature: Signature) -> None:
-    """Have the example database keep a case of a block."""
-    from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: PLC0415 - Hypothesis, as in `_generated`
+def _keep(state: Examination, signature: Signature, index: int, count: int, place: int) -> None:
+    """Have the example database keep a case: one of a block, or a generated one, of a block of none."""
+    from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: PLC0415 - Hypothesis, as in `_replayed`
 
     from conformance.memory import Place, keep  # noqa: PLC0415 - the same
 
     database = _database(state.group, state.host.version, state.settings)
     if database is not None:
-        digests = [block.case(place).digest for place in range(block.count)]
-        place = digests.index(failure.judged.case.digest)
-        kept = Place(signature=signature, index=block.index, count=block.count, place=place)
+        kept = Place(signature=signature, index=index, count=count, place=place)
         keep(DirectoryBasedExampleDatabase(database), kept)
 
 
-def _smallest(state: Examination, failure: Failed, lattice: Lattice) -> Failed:
-    """The failure on a case that is made small, and recorded, where that is wanted."""
+def _smallest(state: Examination, failure: Failed) -> Failed:
+    """The failure on a case that is made small, and recorded, where that is wanted.
+
+    It is asked once more before: a candidate that does not fail again on the same case cannot be led to a smaller one.
+    """
+    again = state.judged(failure.judged.case)
+    if again.shown is None:
+        return failure
+    if again.failure is None or not _alike(again.failure.verdict.faults, failure.verdict.faults):
+        text = "a generated case diverged once and not again: the candidate is not deterministic"
+        state.emit(Incident(candidate=state.group.candidate.name, what=text))
+        return failure
     if not state.settings.shrink:
         return failure
-    small = _reduced(state, failure, [shape for shape, _ in lattice])
+    small = _reduced(state, failure, [shape for shape, _ in _lattice(state)])
     state.record(small.judged, "shrunk")
     return small
 
@@ -328,11 +328,6 @@ def _reduced(state: Examination, failure: Failed, shapes: Sequence[Shape]) -> Fa
 def _alike(found: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
     """Whether these hypotheses tell the same name, and none that was not among them before."""
     return sharpest(found) == sharpest(wanted) and set(found) <= set(wanted)
-
-
-def _seed(group: Group, base: int) -> int:
-    """Other cases for every requirement and dtype, the same ones for all candidates."""
-    return zlib.crc32(f"{base} {group.requirement.name} {group.dtype}".encode())
 
 
 def _database(group: Group, version: str, chosen: Settings) -> Path | None:

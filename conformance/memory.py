@@ -1,8 +1,8 @@
-"""Failures of a campaign in Hypothesis' example database: kept there, and replayed from there.
+"""Failures in Hypothesis' example database: kept there, and replayed from there.
 
-A database keeps choices that Hypothesis has made, so it is led to make them: every case of a campaign has a whole
-number, and the smallest one that is not below it is what `find` comes to by shrinking. It is replayed as all kept
-examples are: first of all, and forgotten once it agrees.
+A database keeps choices that Hypothesis has made, so it is led to make them: every generated case has a whole number,
+and the smallest one that is not below it is what `find` comes to by shrinking. It is replayed as all kept examples are:
+first of all, and forgotten once it agrees.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase
 from hypothesis.errors import NoSuchExample
 
 from conformance.case import Shape
-from conformance.signature import DECIMALS, SCALES, Signature
+from conformance.signature import DECIMALS, FILLS, SCALES, Signature, overlaid
 
-_KEY: Final = b"campaign 1"  # and which form these numbers have
+_KEY: Final = b"case 1"  # and which form these numbers have
 _SIZES: Final = (1 << 12,) * 4
-_RADICES: Final = (*_SIZES, 2, 1 << 32, len(SCALES), len(DECIMALS), 1 << 40, 1 << 8, 1 << 8)
+_GROUPS: Final = 16  # of arrays, for each of which there may be an overlay; more than any cell has
+_RADICES: Final = (
+    *(*_SIZES, 2, 1 << 32, len(SCALES), len(DECIMALS), 1 << 40, 1 << 8, 1 << 8),
+    *(FILLS + 1,) * _GROUPS,
+)
 _CHECK: Final = 1 << 32
 _SEARCH: Final = 1000
 # Many times the largest number that a case has: one above any given one is soon drawn.
@@ -35,7 +39,10 @@ _QUIET: Final = settings(deadline=None, verbosity=Verbosity.quiet, print_blob=Fa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where in a campaign a case was: its block's signature, index and number of cases, and its place there."""
+    """How a generated case is made: of a block its signature, index and number of cases, and the place there.
+
+    A case that was drawn by itself is of no block: its signature, with overlays, is all; index, count and place are 0.
+    """
 
     signature: Signature
     index: int
@@ -54,12 +61,12 @@ def keep(database: ExampleDatabase, place: Place) -> None:
         database.save(_KEY, choices)
 
 
-def replay(database: ExampleDatabase, fails: Callable[[Place], bool]) -> None:
-    """Ask about the cases that are kept, up to the first that fails; those that do not are forgotten."""
+def replay(database: ExampleDatabase, cell: str, fails: Callable[[Place], bool]) -> None:
+    """Ask about the cases of a cell that are kept, up to the first that fails; those that do not are forgotten."""
     asked: dict[int, bool] = {}
 
     def again(number: int) -> bool:
-        place = place_of(number)
+        place = place_of(number, cell)
         if place is None:
             return False
         if number not in asked:
@@ -78,6 +85,9 @@ def number_of(place: Place) -> int:
     digits = (
         *(shape.batch, shape.time, shape.features, shape.hidden, signature.batched, signature.seed),
         *(SCALES.index(signature.scale), DECIMALS.index(signature.decimals), place.index, place.count, place.place),
+        # 0 is no overlay: of a block, or past the last group.
+        *[fill + 1 for _, fill in signature.fills],
+        *[0] * (_GROUPS - len(signature.fills)),
     )
     number = 0
     for digit, radix in zip(digits, _RADICES, strict=True):
@@ -85,15 +95,19 @@ def number_of(place: Place) -> int:
     return number * _CHECK + _check(digits)
 
 
-def place_of(number: int) -> Place | None:
-    """The case of a number; None for one that is no case's."""
+def place_of(number: int, cell: str) -> Place | None:
+    """The case of a number, of this cell; None for one that is no case's."""
     rest, check = divmod(number, _CHECK)
     digits: list[int] = []
     for radix in reversed(_RADICES):
         rest, digit = divmod(rest, radix)
         digits.insert(0, digit)
-    batch, time, features, hidden, batched, seed, scale, decimals, index, count, place = digits
-    if rest or check != _check(digits) or not all((batch, time, features, hidden)) or place >= count:
+    batch, time, features, hidden, batched, seed, scale, decimals, index, count, place, *fills = digits
+    if rest or check != _check(digits) or not all((batch, time, features, hidden)):
+        return None
+    names = () if count else overlaid(cell)
+    overlays = fills[: len(names)]
+    if not all(overlays) or any(fills[len(names) :]) or (place >= count if count else index or place):
         return None
     signature = Signature(
         shape=Shape(batch=batch, time=time, features=features, hidden=hidden),
@@ -101,7 +115,7 @@ def place_of(number: int) -> Place | None:
         seed=seed,
         scale=SCALES[scale],
         decimals=DECIMALS[decimals],
-        fills=(),
+        fills=tuple((name, fill - 1) for name, fill in zip(names, overlays, strict=True)),
     )
     return Place(signature=signature, index=index, count=count, place=place)
 

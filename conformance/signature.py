@@ -198,6 +198,11 @@ def _away_from_zero(generator: np.random.Generator) -> Callable[[tuple[int, ...]
     return draw
 
 
+def overlaid(cell: str) -> tuple[str, ...]:
+    """The groups of a cell's arrays that overlays fill, in the order in which they are drawn."""
+    return tuple(dict.fromkeys(array_group(name) for name in (*cell_named(cell).parameters, "x", "h0")))
+
+
 def array_group(name: str) -> str:
     """Arrays that an overlay fills together: W_xr, W_xz, W_xn -> W_x; W_z, W_n -> W_."""
     own = name.rpartition(".")[2]

@@ -22,8 +22,9 @@ from msgspec.structs import replace as replace_struct
 
 from conformance.bench import machine
 from conformance.block import Block
-from conformance.campaign import BLOCK, CHUNK, Campaign, block, block_at, block_of, chunk
+from conformance.campaign import BLOCK, Campaign, block, block_at, block_of
 from conformance.case import Shape
+from conformance.draws import CHUNK, forget
 from conformance.examination import Settings
 from conformance.examine import campaigned
 from conformance.host import Host
@@ -253,7 +254,7 @@ class Bench:
     def _clock(self) -> Iterator[list[float]]:
         """Seconds, and CPU seconds of the harness and its workers; nothing that was drawn before is kept."""
         block.cache_clear()
-        chunk.cache_clear()
+        forget()
         took: list[float] = []
         wall, cpu = time.perf_counter(), time.process_time() + self._workers()
         yield took

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from conformance.algebra import Rounded
-from conformance.campaign import BLOCK, Campaign, block, block_at, chunk, spread
+from conformance.campaign import BLOCK, Campaign, block, block_at, spread
 from conformance.case import Case
 from conformance.cells import cell_named
 from conformance.compare import Observed, together
+from conformance.draws import chunk, forget
 from conformance.environments import current
 from conformance.errors import CaseError, RecordError
 from conformance.examination import MAX_BROKEN_IN_A_ROW, Settings
@@ -126,7 +127,7 @@ def test_a_block_is_the_same_wherever_it_is_drawn(miniature: MiniatureOf) -> Non
     lattice = lattice_of(group.requirement, group.dtype)
     first = [block_at(3, group, index, 8, lattice).digest for index in range(40)]
     block.cache_clear()
-    chunk.cache_clear()
+    forget()
     assert [block_at(3, group, index, 8, lattice).digest for index in reversed(range(40))] == first[::-1]
     assert block_at(4, group, 39, 8, lattice).digest != first[39]
     assert len(set(first)) == len(first)

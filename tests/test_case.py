@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.case import Case, Initial, case_from_json, case_to_json, make_case
+from conformance.case import Case, Initial, Padding, case_from_json, case_to_json, make_case
 from conformance.cells import CELLS, cell_named
 from conformance.discover import data_folder
+from conformance.draws import Lattice
 from conformance.errors import CaseError
 from conformance.inputs import lattice_of, read_case, read_weights, shipped_cases
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES, round_to
 from conformance.signature import CONSTANT, GENERIC, LATTICE, RELATION, ZERO, Signature, build
-from conformance.strategies import cases
+from conformance.strategies import signatures
 
 EVERYTHING = ("lengths", "reverse", "bidirectional", "layers", "gradients")
 """Every feature that a generated case can have."""
@@ -29,6 +30,23 @@ def a_case(cell: str = "gru", dtype: str = "float32", *, features: tuple[str, ..
     """A small case with a given state."""
     signature = Signature(shape=LATTICE[2][0], batched=True, seed=1, scale=0.8, decimals=12, fills=())
     return build(signature, cell=cell, dtype=dtype, initial="given", features=features, padding="free")
+
+
+def drawn(
+    cell: str,
+    dtype: str = "float32",
+    *,
+    initial: Initial = "given",
+    features: tuple[str, ...] = (),
+    padding: Padding = "zeros",
+    lattice: Lattice = LATTICE,
+) -> st.SearchStrategy[Case]:
+    """Cases as they are generated."""
+
+    def case(signature: Signature) -> Case:
+        return build(signature, cell=cell, dtype=dtype, initial=initial, features=features, padding=padding)
+
+    return signatures(cell=cell, lattice=lattice).map(case)
 
 
 @pytest.mark.parametrize("features", [(), EVERYTHING], ids=["plain", "everything"])
@@ -232,8 +250,8 @@ def test_generated_cases_are_sound(dtype: str, initial: Initial) -> None:
     """Whatever is drawn passes the cell's own checks, in the lattice and exactly representable."""
     seen = set()
 
-    @settings(max_examples=60, database=None, deadline=None, derandomize=True)
-    @given(cases(cell="gru", dtype=dtype, initial=initial))
+    @settings(max_examples=150, database=None, deadline=None, derandomize=True)
+    @given(drawn("gru", dtype, initial=initial))
     def check(case: Case) -> None:
         cell_named("gru").check(case)
         assert (case.shape, case.batched) in LATTICE
@@ -252,7 +270,7 @@ def test_generated_cases_have_the_features_asked_for(cell: str) -> None:
     lattice = ((RELATION, True),)
 
     @settings(max_examples=15, database=None, derandomize=True)
-    @given(cases(cell=cell, dtype="float32", initial="given", features=EVERYTHING, padding="free", lattice=lattice))
+    @given(drawn(cell, features=EVERYTHING, padding="free", lattice=lattice))
     def check(case: Case) -> None:
         cell_named(cell).check(case)
         assert case.features == EVERYTHING
@@ -267,17 +285,6 @@ def test_generated_cases_have_the_features_asked_for(cell: str) -> None:
         assert {name: value.shape[-1] for name, value in case.cotangents.items()} == {
             name: blocks * widths[name] for name, blocks in wanted.items()
         }
-
-    check()
-
-
-def test_unbatched_shapes_are_drawn_only_where_offered() -> None:
-    """A candidate that takes batches only never receives an unbatched case."""
-
-    @settings(max_examples=40, database=None, derandomize=True)
-    @given(cases(cell="gru", dtype="float32", initial="omitted", unbatched=False))
-    def check(case: Case) -> None:
-        assert case.batched
 
     check()
 

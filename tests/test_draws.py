@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from conformance.campaign import chunk
+from conformance.draws import chunk, forget
 from conformance.signature import LATTICE, Signature
 
 
 def drawn(numbers: range) -> list[Signature]:
-    chunk.cache_clear()
+    forget()
     return [signature for number in numbers for signature in chunk(3, "any", number, "gru", LATTICE)]
 
 

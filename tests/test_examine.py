@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -78,6 +78,22 @@ def test_a_failure_is_shown_on_a_small_case(miniature: MiniatureOf) -> None:
     (shrunk,) = trials(lines, "shrunk")
     assert shrunk.case.digest == case.digest == host.asked[-1].digest
     assert isinstance(shrunk.verdict, Diverges)
+
+
+def test_unbatched_shapes_are_drawn_only_where_offered(miniature: MiniatureOf) -> None:
+    """A candidate that takes batches only never receives an unbatched case; it gets the same ones, batched."""
+    (group,) = plan([miniature("good")], (REQUIREMENTS["gru_hidden_given"],))
+    assert group.candidate.variant.unbatched
+    variant = replace(group.candidate.variant, unbatched=False)
+    seen = {}
+    for own in (group, replace(group, candidate=replace(group.candidate, variant=variant))):
+        host = Memory(own, correct)
+        examine(own, cast("Host", host), Settings(examples=25, seed=0), list[Line]().append)
+        seen[own.candidate.variant.unbatched] = [case for case in host.asked if case.origin.startswith("generated")]
+    assert all(case.batched for case in seen[False])
+    assert not all(case.batched for case in seen[True])
+    for one, other in zip(seen[True], seen[False], strict=True):
+        assert np.array_equal(one.x, other.x)
 
 
 def test_without_shrinking_the_case_is_the_one_that_was_drawn(miniature: MiniatureOf) -> None:

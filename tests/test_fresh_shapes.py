@@ -14,11 +14,12 @@ import pytest
 from click.testing import CliRunner
 from test_campaign import plain
 
-from conformance.campaign import BLOCK, FRESH, Campaign, block, block_at, budget, chunk, fresh_shape
+from conformance.campaign import BLOCK, FRESH, Campaign, block, block_at, budget
 from conformance.case import Case, case_from_json
 from conformance.cli import main
 from conformance.cli.run import _words
 from conformance.cli.run import run as run_command
+from conformance.draws import forget, fresh_shape
 from conformance.errors import RecordError
 from conformance.examination import Settings
 from conformance.inputs import lattice_of
@@ -85,8 +86,8 @@ def test_a_fresh_block_is_the_same_wherever_it_is_drawn(miniature: MiniatureOf) 
         return block_at(3, group, index, 4, lattice, fresh=fresh).digest
 
     first = [digest(index, 4) for index in range(8)]
-    for cached in (block, chunk, fresh_shape):
-        cached.cache_clear()
+    block.cache_clear()
+    forget()
     assert [digest(index, 4) for index in reversed(range(8))] == first[::-1]
     assert [digest(index, 3) for index in range(4)] == first[:4]
     usual = [digest(index, 0) for index in range(8)]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_case import drawn
 
 from conformance.algebra import Exact
 from conformance.behaviours import correct
@@ -25,7 +26,6 @@ from conformance.faults import catalogue
 from conformance.judge import observed_of
 from conformance.rounding import Array
 from conformance.signature import RELATION, Signature, build
-from conformance.strategies import cases
 from conformance.worker.api import block
 
 FOUR = ("gru", "lstm", "lstm_projection", "mingru")
@@ -345,12 +345,11 @@ SITUATIONS = [
 def test_a_correct_implementation_is_inside_its_bound(cell: str, features: tuple[str, ...]) -> None:
     """No false alarm in any combination of features, at any weight scale drawn, with its memory returned or not."""
 
-    def drawn(padding: Padding) -> st.SearchStrategy[Case]:
-        shapes = ((RELATION, True),)
-        return cases(cell=cell, dtype="float32", initial="given", features=features, padding=padding, lattice=shapes)
+    def padded(padding: Padding) -> st.SearchStrategy[Case]:
+        return drawn(cell, features=features, padding=padding, lattice=((RELATION, True),))
 
     @settings(max_examples=5, database=None)
-    @given(st.one_of(drawn("zeros"), drawn("free")))
+    @given(st.one_of(padded("zeros"), padded("free")))
     def check(case: Case) -> None:
         observed = correct(case)
         if not observed.finite:
