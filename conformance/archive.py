@@ -30,11 +30,11 @@ from conformance.bisect import State
 from conformance.discover import PACKAGE, data_folder
 from conformance.environments import cache_root, prune
 from conformance.errors import ConformanceError, EnvironmentUnavailable, RecordError
-from conformance.examination import Settings
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.record import Finding, Footer, Line, Record, Trial
 from conformance.recordfile import RecordWriter, read_record
 from conformance.run import Silent, header, run
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
 # Folders and modules that decide no answer.

@@ -21,9 +21,7 @@ from msgspec import Meta, Struct, field
 from conformance.candidate import Adapter, Declared, Spec, Variant
 from conformance.case import Evaluation, Initial, Padding
 from conformance.cells import CELLS
-from conformance.cells.fault import Fault
 from conformance.errors import CaseError, SpecError
-from conformance.faults import catalogue, register
 from conformance.pins import parse_requirement
 from conformance.rounding import Arithmetic, DtypeName, arithmetic_of
 from conformance.verdict import Owner
@@ -120,7 +118,13 @@ def load_faults() -> None:
     ------
     SpecError: an entry point cannot be loaded, gives something else, or repeats a name.
     """
-    for point in entry_points(group=FAULT_ENTRY_POINTS):
+    points = entry_points(group=FAULT_ENTRY_POINTS)
+    if not points:
+        return
+    from conformance.cells.fault import Fault  # noqa: PLC0415 - most have none, and wait for their first answer
+    from conformance.faults import catalogue, register  # noqa: PLC0415 - the same
+
+    for point in points:
         try:
             found = list(point.load()())
         except Exception as error:  # whatever a third party's code does, it is told by its name

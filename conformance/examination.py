@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from conformance.block import Block
-from conformance.campaign import Campaign
 from conformance.case import Case
 from conformance.compare import Observed, together
 from conformance.draws import CHUNK
@@ -22,41 +20,19 @@ from conformance.judge import (
     judge,
     judge_block,
 )
-from conformance.kept import Failure
 from conformance.plan import Group
 from conformance.process import Interrupted
 from conformance.record import BlockLine, CaseSummary, Incident, Line, Trial
 from conformance.record import Phase as TrialPhase
 from conformance.relation import Pair, judge_relation
 from conformance.requirement import GRADIENT, REFERENCE
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 # After so many cases in a row without an observation the rest of a group is not tried.
 MAX_BROKEN_IN_A_ROW: Final = 3
 # A case whose worker was killed from outside is asked so often again.
 RETRIES: Final = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a run depends on.
-
-    examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;
-    shrink: look for the smallest case that diverges; only: run this one case instead; database: folder of kept
-        failures, None to keep none; remembered: try only the failures of one group that this folder holds; keep:
-        writes a case file and returns its path; campaign: further cases, in blocks.
-    """
-
-    examples: int
-    seed: int
-    wide: bool = False
-    shrink: bool = True
-    only: Case | None = None
-    database: Path | None = None
-    remembered: Path | None = None
-    keep: Callable[[Group, Case, Failure], Path] | None = None
-    campaign: Campaign | None = None
-    stopped: Callable[[], bool] = field(default=lambda: False)
 
 
 class NotObserved(Exception):

@@ -19,8 +19,8 @@ from conformance.case import Case, Shape
 from conformance.diagnosis import diagnosed, suspicion
 from conformance.draws import Lattice, ordinary
 from conformance.drift import probe
-from conformance.examination import Examination, Failed, NotObserved, Settings
-from conformance.example import example_of, slug
+from conformance.examination import Examination, Failed, NotObserved
+from conformance.example import example_of
 from conformance.gradient import gradient_deviation, visible_gradient_faults
 from conformance.host import Host
 from conformance.inputs import lattice_of, plainly, shipped_cases
@@ -31,11 +31,12 @@ from conformance.judge import (
     sharpest,
     visible_faults,
 )
-from conformance.plan import Group
+from conformance.plan import Group, slug
 from conformance.process import Interrupted
 from conformance.record import Example, Finding, Incident, Line
 from conformance.reduction import reduced
 from conformance.requirement import GRADIENT, REFERENCE
+from conformance.settings import Settings
 from conformance.signature import Signature, build
 from conformance.verdict import Agrees, Diverges, Inconclusive, Verdict
 

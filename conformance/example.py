@@ -12,7 +12,7 @@ from conformance.case import Case, case_to_json
 from conformance.cells import cell_named
 from conformance.compare import Observed, seen
 from conformance.errors import ConformanceError
-from conformance.examination import Failed, Settings
+from conformance.examination import Failed
 from conformance.gradient import gradients
 from conformance.judge import (
     observed_of,
@@ -22,13 +22,8 @@ from conformance.plan import Group
 from conformance.record import ArrayPair, Example
 from conformance.requirement import REFERENCE
 from conformance.rounding import Array
+from conformance.settings import Settings
 from conformance.verdict import Diverges
-
-
-def slug(group: Group) -> str:
-    """A file name for a group."""
-    text = f"{group.candidate.name}-{group.requirement.name}-{group.dtype}"
-    return "".join(c if c.isalnum() or c in "-._=" else "_" for c in text)
 
 
 def example_of(group: Group, chosen: Settings, failure: Failed, version: str) -> Example:

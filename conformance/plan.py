@@ -61,6 +61,12 @@ class Group:
     unsupported: Unsupported | None = None
 
 
+def slug(group: Group) -> str:
+    """A file name for a group."""
+    text = f"{group.candidate.name}-{group.requirement.name}-{group.dtype}"
+    return "".join(c if c.isalnum() or c in "-._=" else "_" for c in text)
+
+
 def candidates_for(adapters: Mapping[str, Adapter], specs: Sequence[Spec]) -> tuple[Candidate, ...]:
     """The candidates that specs name; without specs every default variant of every adapter.
 

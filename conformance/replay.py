@@ -21,12 +21,12 @@ from typing import Final, Literal, assert_never
 
 from conformance.candidate import Adapter, parse_spec
 from conformance.errors import ConformanceError, SpecError
-from conformance.examination import Settings
 from conformance.kept import Failure, Kept
 from conformance.plan import Group, candidates_for, plan
 from conformance.record import CandidateLine, Line, Trial
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, run
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
 Answer = Literal["FIXED", "STILL FAILS", "CHANGED", "ERROR"]

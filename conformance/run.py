@@ -19,13 +19,9 @@ from typing import Final, Protocol
 import numpy as np
 
 from conformance import __version__
-from conformance.behaviours import BEHAVIOURS
 from conformance.case import Evaluation
 from conformance.errors import ConformanceError, EnvironmentUnavailable
-from conformance.examination import Settings
-from conformance.examine import examine
 from conformance.faults import CATALOGUE
-from conformance.gradient_faults import gradient_catalogue
 from conformance.host import Host
 from conformance.plan import Candidate, Group, interpreter_of
 from conformance.process import Interrupted
@@ -41,6 +37,7 @@ from conformance.record import (
     Trial,
 )
 from conformance.requirement import GRADIENT, Requirement
+from conformance.settings import Settings
 from conformance.verdict import Broken, BrokenKind, Verdict
 
 ENVIRONMENT: Final = "environment"
@@ -127,11 +124,16 @@ def _faults(
     for known in CATALOGUE[cell].values():
         told = known.told(*evaluations)
         yield FaultEntry(name=known.name, statement=told.statement, equation=told.equation, right=told.right)
-    asked = any(requirement.relation == GRADIENT for requirement in requirements)
-    for fault in gradient_catalogue(cell).values() if asked else ():
-        yield FaultEntry(name=fault.name, statement=fault.statement, equation=fault.equation, right=fault.right)
-    for name in sorted({aim for requirement in requirements for aim in requirement.aims} & BEHAVIOURS.keys()):
-        yield FaultEntry(name=name, statement=BEHAVIOURS[name].statement, equation="", right="")
+    if any(requirement.relation == GRADIENT for requirement in requirements):
+        from conformance.gradient_faults import gradient_catalogue  # noqa: PLC0415 - not before a worker is started
+
+        for fault in gradient_catalogue(cell).values():
+            yield FaultEntry(name=fault.name, statement=fault.statement, equation=fault.equation, right=fault.right)
+    if aims := {aim for requirement in requirements for aim in requirement.aims}:
+        from conformance.behaviours import BEHAVIOURS  # noqa: PLC0415 - the same
+
+        for name in sorted(aims & BEHAVIOURS.keys()):
+            yield FaultEntry(name=name, statement=BEHAVIOURS[name].statement, equation="", right="")
 
 
 def _now() -> str:
@@ -292,6 +294,9 @@ def _examine_all(
     ) as host:
         if any(group.unsupported is None for group in groups):
             host.launch()
+        # While the worker imports its framework.
+        from conformance.examine import examine  # noqa: PLC0415
+
         for group in groups:
             progress.group(group)
             try:

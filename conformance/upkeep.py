@@ -25,7 +25,6 @@ from conformance.block import Block
 from conformance.campaign import BLOCK, Campaign, block, block_at, block_of
 from conformance.case import Shape
 from conformance.draws import CHUNK, forget
-from conformance.examination import Settings
 from conformance.examine import campaigned
 from conformance.host import Host
 from conformance.inputs import lattice_of
@@ -34,6 +33,7 @@ from conformance.plan import Group, interpreter_of
 from conformance.record import CandidateLine, HarnessLine, HarnessPoint, HarnessSide, Incident, Line
 from conformance.recordfile import RecordWriter
 from conformance.run import header
+from conformance.settings import Settings
 from conformance.signature import LATTICE, Signature
 from conformance.startup import Handwritten, Turn, cold, startups
 from conformance.verdict import Agrees, Broken

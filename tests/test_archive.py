@@ -23,10 +23,10 @@ from conformance.candidate import parse_spec
 from conformance.cli import main
 from conformance.discover import find_adapters
 from conformance.environments import list_environments
-from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
 from conformance.recordfile import read_record
 from conformance.requirement import REQUIREMENTS
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable
 
 BEHAVIOURS = {

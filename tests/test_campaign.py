@@ -20,7 +20,7 @@ from conformance.compare import Observed, together
 from conformance.draws import chunk, forget
 from conformance.environments import current
 from conformance.errors import CaseError, RecordError
-from conformance.examination import MAX_BROKEN_IN_A_ROW, Settings
+from conformance.examination import MAX_BROKEN_IN_A_ROW
 from conformance.exchange import Observation, question_of
 from conformance.faults import catalogue
 from conformance.host import Host
@@ -34,6 +34,7 @@ from conformance.requirement import REQUIREMENTS
 from conformance.resume import resumption
 from conformance.rounding import DTYPES, format_of
 from conformance.run import Silent, header, run
+from conformance.settings import Settings
 from conformance.shards import joined
 from conformance.signature import LATTICE
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive

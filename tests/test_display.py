@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from conformance.display import Display, Lines
-from conformance.examination import Settings
 from conformance.plan import Candidate, plan
 from conformance.record import Finding, Incident
 from conformance.requirement import REQUIREMENTS
 from conformance.run import run
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Unrepresentable, Unsupported, Verdict
 
 MiniatureOf = Callable[[str], Candidate]

@@ -12,7 +12,6 @@ import pytest
 from conformance.behaviours import correct
 from conformance.case import Case, case_from_json
 from conformance.compare import Observed
-from conformance.examination import Settings
 from conformance.examine import examine
 from conformance.exchange import Observation
 from conformance.faults import catalogue
@@ -22,6 +21,7 @@ from conformance.plan import Candidate, Group, plan
 from conformance.process import Interrupted
 from conformance.record import Finding, Incident, Line, Trial
 from conformance.requirement import REQUIREMENTS
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges
 
 MiniatureOf = Callable[[str], Candidate]

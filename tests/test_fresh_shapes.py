@@ -21,7 +21,6 @@ from conformance.cli.run import _words
 from conformance.cli.run import run as run_command
 from conformance.draws import forget, fresh_shape
 from conformance.errors import RecordError
-from conformance.examination import Settings
 from conformance.inputs import lattice_of
 from conformance.plan import Candidate, plan
 from conformance.record import Footer, Record
@@ -30,6 +29,7 @@ from conformance.reduction import reduced
 from conformance.requirement import REQUIREMENTS
 from conformance.resume import resumption
 from conformance.run import Silent, header, run
+from conformance.settings import Settings
 from conformance.shards import joined
 from conformance.signature import LATTICE, Signature, build
 from conformance.strategies import LARGEST

@@ -18,7 +18,6 @@ from conformance.campaign import BLOCK, Campaign
 from conformance.case import Case
 from conformance.cli import main
 from conformance.compare import Observed
-from conformance.examination import Settings
 from conformance.examine import examine
 from conformance.exchange import Observation, Observations
 from conformance.faults import catalogue
@@ -29,6 +28,7 @@ from conformance.plan import Candidate, Group, plan
 from conformance.record import Finding, Line, Trial
 from conformance.recordfile import read_record
 from conformance.requirement import REQUIREMENTS
+from conformance.settings import Settings
 from conformance.signature import LATTICE, Signature
 from conformance.strategies import fresh_shapes, signatures
 from conformance.verdict import Agrees, Broken, Diverges

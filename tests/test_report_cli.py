@@ -23,7 +23,6 @@ from conformance.candidate import Spec
 from conformance.cli import main
 from conformance.discover import read_adapter
 from conformance.errors import EnvironmentUnavailable
-from conformance.examination import Settings
 from conformance.merge import write_record
 from conformance.plan import candidates_for, plan
 from conformance.record import Record
@@ -32,6 +31,7 @@ from conformance.report.formats import FORMATS, SUFFIXES, rendered
 from conformance.report.rows import TrialRow
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, run
+from conformance.settings import Settings
 
 WRONG_ADAPTER = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
 

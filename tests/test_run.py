@@ -17,13 +17,14 @@ import pytest
 from conformance.candidate import Declared
 from conformance.case import case_from_json
 from conformance.discover import read_adapter
-from conformance.examination import MAX_BROKEN_IN_A_ROW, Settings
+from conformance.examination import MAX_BROKEN_IN_A_ROW
 from conformance.judge import visible_faults
 from conformance.plan import Candidate, Spec, candidates_for, plan
 from conformance.process import LAUNCH
 from conformance.record import CandidateLine, Finding, Incident, Line, Trial
 from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.run import Silent, run
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported
 
 MiniatureOf = Callable[[str], Candidate]

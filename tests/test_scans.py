@@ -8,12 +8,12 @@ import pytest
 
 from conformance.candidate import Spec
 from conformance.discover import find_adapters, read_adapter
-from conformance.examination import Settings
 from conformance.judge import visible_faults
 from conformance.plan import Candidate, plan
 from conformance.record import Finding
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, run
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges, Unsupported, Verdict
 
 SCANS = read_adapter(Path(__file__).resolve().parent / "miniatures" / "scans")

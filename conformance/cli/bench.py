@@ -25,7 +25,6 @@ from conformance.comparisons import TABLE, Comparison
 from conformance.contest import CAP, SCAN_SHAPE, SCAN_SIDES, SCAN_TIMES, Workers, at, compare, scan
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
-from conformance.examination import Settings
 from conformance.plan import Candidate, candidates_for, plan
 from conformance.record import FORMAT, BenchLine, Footer, Header, ScanLine
 from conformance.recordfile import RecordWriter, read_record
@@ -33,6 +32,7 @@ from conformance.report.outcome import exit_code
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import DTYPES
 from conformance.run import header
+from conformance.settings import Settings
 from conformance.startup import handwritten
 from conformance.upkeep import ROUNDS, Bench, measure
 from conformance.worker.api import Level

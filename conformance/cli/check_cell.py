@@ -14,7 +14,6 @@ from msgspec.structs import replace as replace_struct
 from conformance.case import Case, Evaluation
 from conformance.cli.recording import keeper, new_record, now, written
 from conformance.cli.root import EXIT_CODES, main, reported
-from conformance.examination import Settings
 from conformance.inputs import read_case
 from conformance.own_cell import (
     CELLS,
@@ -41,6 +40,7 @@ from conformance.report.outcome import exit_code
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, header
 from conformance.run import run as run_groups
+from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, Diverges
 
 CASES = 8

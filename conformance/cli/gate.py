@@ -31,7 +31,6 @@ from conformance.cli.recording import (
 from conformance.cli.root import adapter_option, main, reported
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
-from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
 from conformance.record import Footer, Line
 from conformance.record import Gate as GateLine
@@ -40,6 +39,7 @@ from conformance.requirement import Requirement, select_requirements
 from conformance.resume import Resumption, is_unmade, resumption
 from conformance.run import Progress, header
 from conformance.run import run as run_groups
+from conformance.settings import Settings
 
 GATE_CODES: Final = """\b
 Exit codes:

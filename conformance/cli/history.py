@@ -22,10 +22,10 @@ from conformance.cli.recording import (
 )
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
-from conformance.examination import Settings
 from conformance.plan import Group, candidates_for, plan
 from conformance.releases import Listing, parse_span, releases
 from conformance.requirement import select_requirements
+from conformance.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., object])
 

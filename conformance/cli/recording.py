@@ -18,9 +18,8 @@ import click
 
 from conformance.case import Case
 from conformance.errors import ConformanceError, RecordError, SpecError
-from conformance.example import slug
 from conformance.kept import Failure, write_kept
-from conformance.plan import Group
+from conformance.plan import Group, slug
 from conformance.record import Record
 from conformance.rounding import DTYPES
 from conformance.run import Progress, Silent

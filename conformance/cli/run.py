@@ -30,11 +30,9 @@ from conformance.cli.recording import (
     progress_options,
 )
 from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
-from conformance.cluster import on_cluster
 from conformance.discover import find_adapters
 from conformance.environments import cache_root
 from conformance.errors import SpecError
-from conformance.examination import Settings
 from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.order import ordered
@@ -45,7 +43,7 @@ from conformance.requirement import REQUIREMENTS, select_requirements
 from conformance.resume import Resumption, resumption
 from conformance.run import Progress, header
 from conformance.run import run as run_groups
-from conformance.shards import joined
+from conformance.settings import Settings
 from conformance.verdict import Broken, core
 
 
@@ -280,6 +278,9 @@ _HERE = (
 
 def _distribute(address: str, shards: int | None, path: Path, context: click.Context) -> None:
     """Run all shards on a cluster and write the record that they make together; theirs stay beside it."""
+    from conformance.cluster import on_cluster
+    from conformance.shards import joined
+
     given = [word for word in _words(context) if word]
     parts = on_cluster(
         address,

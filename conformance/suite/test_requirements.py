@@ -15,16 +15,14 @@ from conformance.candidate import parse_spec
 from conformance.case import Case
 from conformance.discover import find_adapters, load_faults
 from conformance.errors import ConformanceError
-from conformance.examination import Settings
-from conformance.examine import examine
-from conformance.example import slug
 from conformance.host import Host
 from conformance.kept import Failure, write_kept
-from conformance.plan import Group, beside, candidates_for, interpreter_of, plan
+from conformance.plan import Group, beside, candidates_for, interpreter_of, plan, slug
 from conformance.pytest_plugin import CHANGE, COMPARED
 from conformance.record import CandidateLine
 from conformance.report.failure import failure_message
 from conformance.requirement import REQUIREMENTS
+from conformance.settings import Settings
 from conformance.suite.accepted import Accepted, read_accepted
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepresentable, Unsupported, Verdict
 
@@ -141,7 +139,11 @@ def test_requirement(
         keep=_keeper(pytestconfig),
     )
     try:
-        finding = examine(rnn_group, rnn_hosts.of(rnn_group), settings, lambda _: None)
+        host = rnn_hosts.of(rnn_group)
+        host.launch()
+        from conformance.examine import examine  # noqa: PLC0415 - while the worker imports its framework
+
+        finding = examine(rnn_group, host, settings, lambda _: None)
     except ConformanceError as error:
         pytest.fail(str(error), pytrace=False)
     pytestconfig.stash[COMPARED] += finding.trials

@@ -17,7 +17,6 @@ from conformance.candidate import Spec
 from conformance.case import Case, Initial
 from conformance.cells import cell_named
 from conformance.discover import find_adapters
-from conformance.examination import Settings
 from conformance.exchange import Observation
 from conformance.host import Host
 from conformance.judge import judge
@@ -26,6 +25,7 @@ from conformance.record import Finding
 from conformance.repro import render_repro
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, run
+from conformance.settings import Settings
 from conformance.signature import LATTICE, Signature, build
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
