@@ -18,6 +18,9 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+# Here, before anything runs: NumPy loads it when it is first used, and a Ctrl-C at that moment would be lost.
+from numpy.random import default_rng
+
 from conformance.block import Block, packed
 from conformance.case import Initial, make_case
 from conformance.draws import CHUNK, Lattice, chunk, fresh_shape
@@ -152,7 +155,7 @@ def block(
     ------
     CaseError: a number is not finite in the dtype.
     """
-    generator = np.random.default_rng((signature.seed, index))
+    generator = default_rng((signature.seed, index))
     drawn = numbers(signature, generator, cell=cell, lead=(count,))
     origin = f"campaign, block {index}: {signature}"
 

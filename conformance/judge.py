@@ -13,9 +13,6 @@ from typing import TypeAlias, assert_never
 
 import numpy as np
 
-# Here, before anything runs: NumPy loads it when it is first used, and a Ctrl-C at that moment would be lost.
-from numpy.random import default_rng
-
 from conformance.algebra import Exact, Rounded
 from conformance.block import Block
 from conformance.case import Case, Initial, Padding, make_case
@@ -73,7 +70,7 @@ def _visible(
 
 def probe(cell: str, initial: Initial, *, features: tuple[str, ...] = (), padding: Padding = "zeros") -> Case:
     """A fixed generic case with these features, on which every fault shows that can."""
-    generator = default_rng(20141406)
+    generator = np.random.default_rng(20141406)
     kind = cell_named(cell)
     layers, directions = (2 if "layers" in features else 1), (2 if "bidirectional" in features else 1)
     output = 5 if kind.projected else 8

@@ -230,15 +230,29 @@ def test_env_list_says_when_there_is_nothing() -> None:
 
 
 def test_a_first_answer_waits_for_nothing_that_only_later_ones_need() -> None:
-    """Hypothesis, templates, terminals and reports are imported when something is drawn, written or shown."""
+    """What judges is imported while workers start; Hypothesis, templates, reports when something is drawn or shown."""
     code = "import json, sys, conformance.cli.run; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     found = set(json.loads(done.stdout))
-    assert "conformance.examine" in found
+    assert "conformance.run" in found
+    assert (
+        found & {f"conformance.{name}" for name in ("examine", "judge", "diagnosis", "gradient", "relation")} == set()
+    )
     assert "numpy.random" in found, "while it is loaded, a Ctrl-C is lost"
     assert found & {"filelock", "hypothesis", "jinja2", "pytest", "rich", "tomlkit", "urllib.request"} == set()
     reports = {name for name in found if name.startswith(("conformance.report.", "conformance.cli.gate"))}
     assert reports == {"conformance.report.wording"}
+
+
+def test_a_run_leaves_nothing_but_its_output(tmp_path: Path) -> None:
+    """Not even what Hypothesis would keep in the folder in which the command is typed."""
+    here = tmp_path / "here"
+    here.mkdir()
+    words = ["run", "wrong:drop_rbhn_t0", "--adapter", WRONG, "-k", "gru_hidden_none", "--examples", "12", "-q"]
+    done = subprocess.run([sys.executable, "-m", "conformance.cli", *words], cwd=here, capture_output=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert [path.name for path in here.iterdir()] == ["reports"]
+    assert (tmp_path / "cache" / "hypothesis").is_dir()
 
 
 def test_a_command_that_is_not_there_is_told_from_those_that_are() -> None:
@@ -282,6 +296,18 @@ def test_ctrl_c_leaves_a_readable_incomplete_record(tmp_path: Path) -> None:
     assert record.problem.startswith("incomplete")
     assert [finding.candidate for finding in record.findings] == ["wrong:good"]
     assert "incomplete" in output.lower() + errors.lower()
+
+
+def test_ctrl_c_while_a_command_is_imported_is_not_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 3, not click's 1."""
+
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("conformance.cli.root.import_module", interrupted)
+    result = invoke("run", "wrong:good")
+    assert result.exit_code == 3
+    assert "interrupted" in result.output
 
 
 def test_faults_prints_its_scores_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import click
 from threadpoolctl import threadpool_limits
 
 from conformance import __version__
 from conformance.discover import load_faults
+from conformance.environments import cache_root
 from conformance.errors import ConformanceError
 from conformance.report.wording import inert, visible
 
@@ -33,7 +35,7 @@ R = TypeVar("R")
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Print a ConformanceError as one message and exit with its code; interrupted is could not be completed."""
+    """Print a ConformanceError as one message and exit with its code."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -43,9 +45,6 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             # It may quote a file from anybody.
             click.echo(inert(visible(f"error: {error}")), err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            sys.exit(INTERRUPTED)
 
     return wrapped
 
@@ -76,6 +75,14 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names of all commands."""
         return list(COMMANDS)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named; interrupted, even while it is imported, is could not be completed."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command by its name."""
@@ -110,4 +117,7 @@ def main() -> None:
     """
     # The judgement's products are small: several BLAS threads are slower than one, and in the workers' way.
     threadpool_limits(limits=1)
+    # What Hypothesis notes about loaded modules belongs to everything else that is kept, not into the current folder.
+    if "hypothesis" not in sys.modules:
+        os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(cache_root() / "hypothesis"))
     reported(load_faults)()
