@@ -25,11 +25,10 @@ from conformance.block import Block, packed
 from conformance.case import Initial, make_case
 from conformance.draws import CHUNK, Lattice, chunk, fresh_shape
 from conformance.errors import CaseError
-from conformance.inputs import plainly
 from conformance.plan import Group
 from conformance.record import BlockLine
 from conformance.rounding import Array, round_to
-from conformance.signature import Signature, numbers
+from conformance.signature import Signature, ends, numbers, stack_of
 
 BLOCK: Final = 64
 """Cases in a block."""
@@ -45,9 +44,9 @@ Shard: TypeAlias = tuple[int, int]
 class Campaign:
     """How much is to be tried beyond the ordinary cases.
 
-    cases: for every plain requirement and dtype, the same ones for all candidates; fresh: how many of its blocks have
-    fresh shapes; shard: (i, n), of n shards the i-th, from 1. done: of a run that goes on, the blocks that were tried,
-    by candidate, requirement and dtype.
+    cases: for every requirement of agreement and dtype, the same ones for all candidates; fresh: how many of its blocks
+    have fresh shapes; shard: (i, n), of n shards the i-th, from 1. done: of a run that goes on, the blocks that were
+    tried, by candidate, requirement and dtype.
     """
 
     cases: Mapping[tuple[str, str], int]
@@ -74,16 +73,16 @@ class Campaign:
 
 
 def spread(total: int, groups: Sequence[Group]) -> dict[tuple[str, str], int]:
-    """`total` cases shared out evenly among the plain requirements and dtypes of these groups.
+    """`total` cases shared out evenly among the requirements of agreement, and the dtypes, of these groups.
 
     Raises
     ------
     CaseError: there is none among them.
     """
-    plain = [group for group in groups if group.unsupported is None and plainly(group.requirement)]
-    keys = list(dict.fromkeys((group.requirement.name, group.dtype) for group in plain))
+    asked = [group for group in groups if group.unsupported is None and group.requirement.against_reference]
+    keys = list(dict.fromkeys((group.requirement.name, group.dtype) for group in asked))
     if not keys:
-        raise CaseError("a campaign needs a requirement of agreement in a plain call", got="none was selected")
+        raise CaseError("a campaign needs a requirement of agreement with the reference", got="none was selected")
     each, more = divmod(total, len(keys))
     return {key: each + (place < more) for place, key in enumerate(keys)}
 
@@ -128,15 +127,19 @@ def signature_at(base: int, group: Group, index: int, lattice: Lattice, *, fresh
 def block_of(signature: Signature, group: Group, index: int, count: int) -> Block:
     """The block of a signature for a group: unbatched, and with all parameters, only where the candidate has it."""
     requirement, variant = group.requirement, group.candidate.variant
+    # A single sequence has no rows of different lengths.
+    unbatched = variant.unbatched and not requirement.features
     drawn = block(
-        signature if variant.unbatched else replace(signature, batched=True),
+        signature if unbatched else replace(signature, batched=True),
         index,
         count,
         cell=requirement.cell,
         dtype=group.dtype,
         initial=requirement.initial,
+        features=requirement.features,
     ).zeroed(group.zeroed)
-    return drawn.like(variant.declared(drawn.first))
+    first = variant.declared(drawn.first)
+    return drawn.like(first if first.lengths is None else replace(first, padding=variant.padding))
 
 
 @lru_cache(maxsize=32)
@@ -148,15 +151,19 @@ def block(
     cell: str,
     dtype: str,
     initial: Initial,
+    features: tuple[str, ...] = (),
 ) -> Block:
     """`count` cases of a signature, their numbers drawn from its seed and the block's index.
+
+    features: what their call has beyond a plain one; the lengths of their rows are the same in all of them.
 
     Raises
     ------
     CaseError: a number is not finite in the dtype.
     """
     generator = default_rng((signature.seed, index))
-    drawn = numbers(signature, generator, cell=cell, lead=(count,))
+    layers, directions = stack_of(features)
+    drawn = numbers(signature, generator, cell=cell, layers=layers, directions=directions, lead=(count,))
     origin = f"campaign, block {index}: {signature}"
 
     def rounded(values: Array) -> Array:
@@ -180,6 +187,10 @@ def block(
         h0=h0[0],
         c0=None if c0 is None else c0[0],
         batched=signature.batched,
+        lengths=ends(generator, signature.shape) if "lengths" in features else None,
+        reverse="reverse" in features,
+        layers=layers,
+        directions=directions,
         origin=origin,
     )
     hasher = hashlib.sha256(f"{first.digest}|{count}".encode())

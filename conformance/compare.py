@@ -133,8 +133,7 @@ def compare(case: Case, observed: Observed, fault: Fault | None = None, *, cut: 
             for name, values in observed.arrays().items()
         }
     parts = _after_overflow(case, parts)
-    skipped = unspecified(case).sum() * (case.shape.output * case.shape.directions)
-    compared = sum(part.share.size for part in parts.values()) - int(skipped)
+    compared = sum(part.share.size for part in parts.values()) - uncompared(case)
     if compared <= 0:
         raise CaseError("nothing to compare", where=case.origin)
     return Comparison(parts=parts, compared=compared)
@@ -151,14 +150,14 @@ def shares(cases: Sequence[Case], observed: Sequence[Observed]) -> Array:
     CaseError: the cases cannot be stacked, or as `compare`.
     """
     kinds = {
-        (c.cell, c.dtype, c.initial, c.shape, c.reverse, c.evaluation, c.lengths, c.special, c.arithmetic)
+        (c.cell, c.dtype, c.initial, c.shape, c.reverse, c.evaluation, c.lengths, c.padding, c.special, c.arithmetic)
         for c in cases
     }
     returned = {
         tuple(None if v is None else v.shape for v in (o.outputs, o.final_state, o.cells, o.final_cell))
         for o in observed
     }
-    if len(kinds) != 1 or len(returned) != 1 or not cases[0].stepwise or cases[0].padding == "free":
+    if len(kinds) != 1 or len(returned) != 1 or not cases[0].stepwise:
         raise CaseError("only plain cases of one kind can be judged together", got=f"{len(kinds)} kinds")
     if len(cases) != len(observed):
         raise CaseError("as many observations as cases", got=str(len(observed)), wanted=str(len(cases)))
@@ -184,9 +183,13 @@ def shares_of(case: Case, observed: Observed) -> Array:
         trace = cell_named(case.cell).evaluate(case, ops, seen=seen(case, observed))
         predicted = trace.arrays()
         worst = np.zeros(len(observed.outputs))
+        free = case.lengths is not None and case.padding == "free"
         for name, values in observed.arrays().items():
-            part = part_of(case, values, predicted[name], ops.reference_share, declared, padded=False)
+            padded = free and name in PER_STEP
+            part = part_of(case, values, predicted[name], ops.reference_share, declared, padded=padded)
             lost = np.isinf(part.bound) & np.isfinite(part.predicted)
+            if padded:
+                lost &= ~unspecified(case)[..., None]
             worst = np.maximum(worst, np.where(lost, np.inf, part.share).reshape(len(worst), -1).max(axis=1))
     return worst
 
@@ -253,6 +256,11 @@ def unspecified(case: Case) -> NDArray[np.bool_]:
     if case.lengths is None or case.padding != "free":
         return np.zeros((size.time, size.batch), dtype=bool)
     return np.arange(size.time)[:, None] >= np.array(case.lengths)[None]
+
+
+def uncompared(case: Case) -> int:
+    """How many numbers of the outputs are not specified, and not compared."""
+    return int(unspecified(case).sum()) * case.shape.output * case.shape.directions
 
 
 def part_of(

@@ -223,7 +223,7 @@ def _campaign(state: Examination) -> Failed | None:
     """
     group, chosen = state.group, state.settings
     campaign = chosen.campaign
-    if campaign is None or not plainly(group.requirement) or state.hopeless:
+    if campaign is None or not group.requirement.against_reference or state.hopeless:
         return None
     lattice = _lattice(state)
     for line in campaign.begun(group):

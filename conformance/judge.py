@@ -21,7 +21,7 @@ from conformance.cells.cell import Sequence as Sequence_
 from conformance.cells.fault import Fault
 from conformance.cells.precision import PRECISION
 from conformance.cells.registry import cell_named
-from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen, shares_of
+from conformance.compare import PER_STEP, Comparison, Observed, Part, compare, seen, shares_of, uncompared
 from conformance.errors import CaseError
 from conformance.faults import catalogue
 from conformance.fitting import fits
@@ -138,7 +138,7 @@ def judge_block(
     ------
     A verdict, and of how many cases it is: of all next to each other that plainly agree, else of one.
     """
-    size = sum(values[0].size for values in observed.arrays().values())
+    size = sum(values[0].size for values in observed.arrays().values()) - uncompared(block.first)
     worst, alone = np.zeros(0), list(range(len(places)))
     if block.first.stepwise and not against:
         worst = shares_of(block.together(places), observed)

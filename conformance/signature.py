@@ -6,7 +6,7 @@ array is filled, the scale of the weights, how many decimals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -150,7 +150,7 @@ def build(
     padding: Padding = "zeros",
 ) -> Case:
     """The case of a signature, with those of the features that a case can have."""
-    layers, directions = (2 if "layers" in features else 1), (2 if "bidirectional" in features else 1)
+    layers, directions = stack_of(features)
     blocks = layers * directions
     size, kind = signature.shape, cell_named(cell)
     generator = np.random.default_rng(signature.seed)
@@ -159,10 +159,7 @@ def build(
     memory = (size.batch, blocks * hidden)
     lengths, cotangents = None, {}
     if "lengths" in features:
-        ends = generator.integers(1, size.time + 1, size.batch)
-        ends[0] = size.time
-        ends[-1] = min(ends[-1], max(size.time - 1, 1))
-        lengths = tuple(int(n) for n in ends)
+        lengths = ends(generator, size)
     if "gradients" in features:
         shapes = {"outputs": (size.batch, size.time, directions * output), "final_state": (size.batch, blocks * output)}
         if kind.carry is not None:
@@ -186,6 +183,19 @@ def build(
         origin=f"generated: {signature}",
     )
     return case.zeroed(zeroed)
+
+
+def stack_of(features: Collection[str]) -> tuple[int, int]:
+    """How many layers and directions a case with these features has."""
+    return (2 if "layers" in features else 1), (2 if "bidirectional" in features else 1)
+
+
+def ends(generator: np.random.Generator, size: Shape) -> tuple[int, ...]:
+    """Lengths of the rows: one has all steps, and one, if there are two, fewer."""
+    drawn = generator.integers(1, size.time + 1, size.batch)
+    drawn[0] = size.time
+    drawn[-1] = min(drawn[-1], max(size.time - 1, 1))
+    return tuple(int(n) for n in drawn)
 
 
 def _away_from_zero(generator: np.random.Generator) -> Callable[[tuple[int, ...]], Array]:

@@ -32,6 +32,7 @@ COLD_CASES: Final = 2_000
 COLD_BY_HAND: Final = 4
 ASKED: Final = "gru_hidden_none"
 CANDIDATE: Final = "mlx:none"
+ALONE: Final = "import numpy, mlx.core as mx, mlx.nn as nn; mx.eval(nn.GRU(6, 8)(mx.zeros((4, 12, 6))))"
 
 
 class Handwritten:
@@ -171,6 +172,10 @@ def startups(hand: Handwritten, scratch: Path, progress: Callable[[str], None]) 
         "first verdict by hand": (
             "the check written by hand, from its start to its first verdict",
             lambda: hand.alone(1),
+        ),
+        "framework alone": (
+            f"`python -c {ALONE!r}` as a whole process: what a first answer cannot do without",
+            lambda: hand.left_out if python is None else _whole([python, "-I", "-c", ALONE]),
         ),
         "pytest": (
             f"`pytest --pyargs conformance -k {ASKED} --rnn-candidate {CANDIDATE}` as a whole process",

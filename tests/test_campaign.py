@@ -14,7 +14,7 @@ import pytest
 
 from conformance.algebra import Rounded
 from conformance.campaign import BLOCK, Campaign, block, block_at, spread
-from conformance.case import Case
+from conformance.case import Case, Padding
 from conformance.cells import cell_named
 from conformance.compare import Observed, together
 from conformance.draws import chunk, forget
@@ -36,13 +36,14 @@ from conformance.rounding import DTYPES, format_of
 from conformance.run import Silent, header, run
 from conformance.settings import Settings
 from conformance.shards import joined
-from conformance.signature import LATTICE
+from conformance.signature import LATTICE, RELATION
 from conformance.verdict import Agrees, Broken, Diverges, Inconclusive
 
 MiniatureOf = Callable[[str], Candidate]
 WholeOf = Callable[[Candidate], Path]
 ASKED = (REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_hidden_given"])
 CASES = 500
+ORDER = ("lengths", "reverse", "bidirectional", "layers")
 
 
 def settings_of(groups: Sequence[Group], **more: Any) -> Settings:
@@ -140,12 +141,38 @@ def observed(case: Case, fault: str = "") -> Observed:
     return observed_of(cell_named(case.cell).run(case, ops=Rounded(format_of(case.dtype))))
 
 
-def test_together_or_one_by_one_the_verdict_is_the_same() -> None:
+FEATURED = [(), ("lengths", "reverse"), ("bidirectional", "lengths"), ("layers", "lengths")]
+
+
+@pytest.mark.parametrize("features", FEATURED, ids="+".join)
+def test_a_block_has_the_features_asked_for(features: tuple[str, ...]) -> None:
+    """Every case of it, and with lengths one row has all steps, another one fewer; the numbers differ as ever."""
+    for index, signature in enumerate(chunk(0, "any", 0, "lstm", ((RELATION, True),))[:6]):
+        held = block(signature, index, 3, cell="lstm", dtype="float32", initial="given", features=features)
+        cell_named("lstm").check(held.case(1))
+        assert held.case(2).features == tuple(sorted(features, key=ORDER.index))
+        if "lengths" in features:
+            lengths = held.case(0).lengths
+            assert lengths is not None
+            assert lengths == held.case(2).lengths
+            assert 1 <= min(lengths) < max(lengths) == held.first.shape.time
+        assert held.case(0).digest != held.case(1).digest
+
+
+@pytest.mark.parametrize("padding", ["zeros", "free"])
+@pytest.mark.parametrize("features", FEATURED, ids="+".join)
+def test_together_or_one_by_one_the_verdict_is_the_same(features: tuple[str, ...], padding: Padding) -> None:
     """A block in which some cases are wrong, each in another way: nothing hides among its mates."""
     signature = next(s for s in chunk(0, "any", 0, "gru", LATTICE) if str(s.shape) == str(LATTICE[4][0]))
-    held = block(signature, 1, 12, cell="gru", dtype="float32", initial="given")
+    held = block(signature, 1, 12, cell="gru", dtype="float32", initial="given", features=features)
+    held = held.like(replace(held.first, padding=padding))
     wrong = {2: "h0_ignored", 5: "swap_rz", 11: "update_flip"}
+    if features and padding == "zeros":
+        wrong[11] = "final_from_padding" if "layers" in features else "padding_reversed"
     seen = [observed(held.case(place), wrong.get(place, "")) for place in range(12)]
+    if padding == "free" and "lengths" in features:
+        past = np.arange(held.first.shape.time) >= np.array(held.first.lengths)[:, None]
+        seen = [replace(one, outputs=np.where(past[..., None], 7.0, one.outputs)) for one in seen]
     alone = [judge(held.case(place), seen[place], ()) for place in range(12)]
     place = 0
     for cases, verdict in judge_block(held, range(12), together(seen), ()):
@@ -359,10 +386,10 @@ def test_what_broke_in_one_shard_is_not_outvoted(miniature: MiniatureOf, tmp_pat
     assert joined(both).known == held, "a list that all were held to stays"
 
 
-def test_a_campaign_needs_something_plain(miniature: MiniatureOf) -> None:
-    """Cases are shared out among plain requirements; without one there is nothing to do, and that is said."""
+def test_a_campaign_needs_something_to_agree_on(miniature: MiniatureOf) -> None:
+    """Cases are shared out among requirements of agreement; without one there is nothing to do, and that is said."""
     groups = plan([miniature("featured")], [REQUIREMENTS["gru_lengths"]])
-    with pytest.raises(CaseError, match="plain call"):
+    with pytest.raises(CaseError, match="agreement with the reference"):
         spread(10, groups)
     plain_groups = plan([miniature("good")], ASKED)
     assert sorted(spread(7, plain_groups).values()) == [3, 4]

@@ -14,17 +14,19 @@ from hypothesis import strategies as st
 from hypothesis.database import InMemoryExampleDatabase
 
 from conformance.block import Block
-from conformance.campaign import BLOCK, Campaign
+from conformance.campaign import BLOCK, Campaign, spread
+from conformance.candidate import parse_spec
 from conformance.case import Case
 from conformance.cli import main
 from conformance.compare import Observed
+from conformance.discover import find_adapters
 from conformance.examine import examine
 from conformance.exchange import Observation, Observations
 from conformance.faults import catalogue
 from conformance.host import Host
 from conformance.judge import planted
 from conformance.memory import Place, keep, number_of, place_of, replay
-from conformance.plan import Candidate, Group, plan
+from conformance.plan import Candidate, Group, candidates_for, plan
 from conformance.record import Finding, Line, Trial
 from conformance.recordfile import read_record
 from conformance.requirement import REQUIREMENTS
@@ -132,6 +134,26 @@ def rarely_wrong(case: Case) -> Observed:
 
 def broken(case: Case) -> Observed | Broken:
     return Broken(kind="exception", message="not today") if "campaign" in case.origin else right(case)
+
+
+@pytest.mark.parametrize("name", ["gru_reverse_lengths", "gru_bidirectional_lengths"])
+def test_rows_of_different_lengths_are_marched_through_as_well(name: str, tmp_path: Path) -> None:
+    """What is wrong in some cases of a campaign only is found, named, made small, kept, and tried first again."""
+    adapters = find_adapters()
+    (group,) = plan(candidates_for(adapters, [parse_spec("numpy")]), (REQUIREMENTS[name],), ("float32",))
+
+    def rarely(case: Case) -> Observed:
+        rare = "campaign" in case.origin and abs(float(case.h0.flat[0])) > 0.8
+        return planted(case, catalogue("gru")["padding_reversed"]) if rare else right(case)
+
+    campaign = Campaign(cases=spread(3 * BLOCK, [group]))
+    for chosen, phase in ((campaign, "campaign"), (None, "generated")):
+        settings, lines = Settings(examples=1, seed=3, database=tmp_path, campaign=chosen), list[Line]()
+        finding = examine(group, cast("Host", Memory(group, rarely)), settings, lines.append)
+        assert isinstance(finding.verdict, Diverges)
+        assert "padding_reversed" in finding.verdict.faults
+        (found,) = [t for t in lines if isinstance(t, Trial) and t.phase == phase and isinstance(t.verdict, Diverges)]
+        assert "campaign, block" in found.case.origin
 
 
 @pytest.fixture

@@ -80,6 +80,12 @@ AIMS: Final = (
         most=0.06,
     ),
     Aim(
+        title="framework alone / by hand",
+        says="what of that a process takes that imports NumPy and MLX and calls a GRU once",
+        above="framework alone",
+        below="first verdict by hand",
+    ),
+    Aim(
         title="pytest / its imports",
         says="a question asked with pytest beside its imports alone",
         above="pytest",
