@@ -190,9 +190,8 @@ def _generated(state: Examination) -> Failed | None:
     for signature in ordinary(chosen.seed, name, examples, group.requirement.cell, _lattice(state)):
         failure = state.trial(_built(group, signature), "generated").failure
         if failure is not None:
-            small = _smallest(state, failure)
             _keep(state, signature, 0, 0, 0)
-            return small
+            return _smallest(state, failure)
         if state.hopeless:
             break
     return None
@@ -247,11 +246,10 @@ def _campaign(state: Examination) -> Failed | None:
         if failure is not None:
             if after is not None and begun:
                 state.host.finish(after)
-            small = _smallest(state, failure)
             signature = signature_at(chosen.seed, group, block.index, lattice, fresh=fresh)
             digests = [block.case(place).digest for place in range(block.count)]
             _keep(state, signature, block.index, block.count, digests.index(failure.judged.case.digest))
-            return small
+            return _smallest(state, failure)
         block = after
     return None
 

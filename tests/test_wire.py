@@ -7,8 +7,10 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from conformance.worker.wire import MAGIC, PREFIX, VERSION, Message, Tensor, WireError, encode, read
+from conformance.worker.wire import MAGIC, PREFIX, VERSION, Message, Tensor, WireError, encode, parts, read, unwritten
 
 
 def _read(data: bytes) -> Message:
@@ -44,6 +46,22 @@ def test_arrays_survive_bit_for_bit(container: type) -> None:
         assert back.tensors[name].dtype == "bfloat16"
         assert back.tensors[name].values.shape == array.shape
         assert back.tensors[name].values.tobytes() == array.tobytes()
+
+
+@given(st.lists(st.integers(1, 90)))
+def test_a_frame_in_pieces_is_the_frame(written: list[int]) -> None:
+    """However many bytes are taken at a time, over the borders of pieces, too; arrays that lie otherwise are copied."""
+    grid = np.arange(24, dtype=np.float32).reshape(4, 6)
+    arrays = {"a": grid, "turned": grid.T, "none": grid[:0], "scalar": grid[0, 0].reshape(())}
+    message = Message("case", {"n": 1}, {name: Tensor(values, "float32") for name, values in arrays.items()})
+    left, got = parts(message), b""
+    for count in (*written, 10**6):
+        whole = b"".join(left)
+        got += whole[:count]
+        left = unwritten(left, min(count, len(whole)))
+    assert left == []
+    assert got == encode(message)
+    assert np.array_equal(_read(got).tensors["turned"].values, grid.T)
 
 
 @pytest.mark.parametrize(
