@@ -14,7 +14,7 @@ from conformance.compare import Observed, together
 from conformance.draws import CHUNK
 from conformance.exchange import Observations
 from conformance.gradient import judge_gradients
-from conformance.host import Host
+from conformance.host import MAX_RESTARTS, Host
 from conformance.judge import (
     TrialVerdict,
     judge,
@@ -112,10 +112,12 @@ class Examination:
         if self.settings.stopped():
             raise Interrupted
         answer = self.host.observe(case)
-        for _ in range(RETRIES):
-            # No framework does this to itself: somebody ended the worker, or the system did. A case has to do with it
-            # only if it happens again.
-            if not isinstance(answer, Broken) or answer.signal not in ("SIGKILL", "SIGTERM"):
+        starting, running = 0, 0
+        # No framework does this to itself: somebody ended the worker, or the system did. A case has to do with it only
+        # if that happens again while it runs; a worker that starts does not even know it.
+        while isinstance(answer, Broken) and answer.signal in ("SIGKILL", "SIGTERM"):
+            starting, running = starting + (answer.kind == "start"), running + (answer.kind != "start")
+            if running > RETRIES or starting > MAX_RESTARTS:
                 break
             answer = self.host.observe(case)
         if isinstance(answer, Broken):

@@ -15,14 +15,14 @@ from conformance.compare import Observed
 from conformance.examine import examine
 from conformance.exchange import Observation
 from conformance.faults import catalogue
-from conformance.host import Host
+from conformance.host import MAX_RESTARTS, Host
 from conformance.judge import planted
 from conformance.plan import Candidate, Group, plan
 from conformance.process import Interrupted
 from conformance.record import Finding, Incident, Line, Trial
 from conformance.requirement import REQUIREMENTS
 from conformance.settings import Settings
-from conformance.verdict import Agrees, Broken, Diverges
+from conformance.verdict import Agrees, Broken, BrokenKind, Diverges
 
 MiniatureOf = Callable[[str], Candidate]
 
@@ -127,17 +127,26 @@ def test_a_worker_that_breaks_on_a_smaller_case_is_not_asked_again(miniature: Mi
     assert case_from_json(finding.example.case).digest == shrunk.case.digest == generated.case.digest
 
 
-@pytest.mark.parametrize(("signal", "asked"), [("SIGKILL", 3), ("SIGTERM", 3), ("SIGSEGV", 1), ("", 1)])
+@pytest.mark.parametrize(
+    ("kind", "signal", "asked"),
+    [
+        *(("crash", "SIGKILL", 3), ("crash", "SIGTERM", 3), ("crash", "SIGSEGV", 1), ("crash", "", 1)),
+        *(("start", "SIGKILL", MAX_RESTARTS + 1), ("start", "SIGSEGV", 1)),
+    ],
+)
 def test_a_worker_killed_from_outside_is_asked_again_but_not_for_ever(
-    miniature: MiniatureOf, signal: str, asked: int
+    miniature: MiniatureOf, kind: BrokenKind, signal: str, asked: int
 ) -> None:
-    """A case that it happens to every time is broken; so is, at once, one on which a framework ends by itself."""
+    """A case that it happens to every time is broken; so is, at once, one on which a framework ends by itself.
+
+    While it starts it may be killed as often as the host starts one.
+    """
     worst: list[str] = []
 
     def dies(case: Case) -> Observed | Broken:
         worst.append(case.digest)
         if case.digest == worst[0]:
-            return Broken(kind="crash", message="gone", signal=signal)
+            return Broken(kind=kind, message="gone", signal=signal)
         return correct(case)
 
     finding, host, _ = examined(miniature, dies, Settings(examples=3, seed=0))
@@ -146,7 +155,7 @@ def test_a_worker_killed_from_outside_is_asked_again_but_not_for_ever(
 
     def once(case: Case) -> Observed | Broken:
         worst.append(case.digest)
-        return Broken(kind="crash", message="gone", signal=signal) if worst.count(case.digest) == 1 else correct(case)
+        return Broken(kind=kind, message="gone", signal=signal) if worst.count(case.digest) == 1 else correct(case)
 
     worst.clear()
     finding, _, _ = examined(miniature, once, Settings(examples=3, seed=0))
