@@ -42,6 +42,8 @@ from conformance.verdict import Broken, BrokenKind, Verdict
 
 ENVIRONMENT: Final = "environment"
 DONE: Final = "done"
+AT_ONCE: Final = os.cpu_count() or 1
+"""Candidates that are examined at once: more would take turns on the cores, and one another's caches."""
 
 
 class Progress(Protocol):
@@ -176,7 +178,7 @@ def run(
                 pass
 
     results: dict[tuple[str, str, str], Finding] = {}
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         futures: list[Future[list[Finding]]] = [
             pool.submit(_candidate, own, chosen, tell, progress, case_seconds) for own in by_candidate.values()
         ]

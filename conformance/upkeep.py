@@ -32,7 +32,7 @@ from conformance.judge import judge, judge_block
 from conformance.plan import Group, interpreter_of
 from conformance.record import CandidateLine, HarnessLine, HarnessPoint, HarnessSide, Incident, Line
 from conformance.recordfile import RecordWriter
-from conformance.run import header
+from conformance.run import AT_ONCE, header
 from conformance.settings import Settings
 from conformance.signature import LATTICE, Signature
 from conformance.startup import Handwritten, Turn, cold, startups
@@ -54,7 +54,8 @@ FLOOR: Final = (
     "every number evaluated and handed back), while nothing else runs; CPU: of the worker, with its reading of messages"
 )
 ENGINE: Final = (
-    "the campaign as `run --cases` makes it, all candidates side by side: cases drawn, sent, run, judged, recorded"
+    "the campaign as `run --cases` makes it, as many candidates side by side as there are cores: cases drawn, sent, "
+    "run, judged, recorded"
 )
 CASE_BY_CASE: Final = "the same with a message and a judgement for every case instead of blocks"
 JUDGING: Final = "judging the answers of the floor's workers, while nothing else runs"
@@ -166,7 +167,7 @@ class Bench:
         return self._passed(seed, cases)[0]
 
     def engine(self, seed: int, cases: int, groups: Sequence[Group] | None = None) -> tuple[float, float]:
-        """The campaign, candidates side by side, into a record of its own."""
+        """The campaign, as many candidates side by side as in a run, into a record of its own."""
         chosen = Settings(
             examples=0,
             seed=seed,
@@ -243,7 +244,7 @@ class Bench:
 
     def _each(self, run: Callable[[Group], None], groups: Sequence[Group] | None = None) -> None:
         chosen = self.groups if groups is None else groups
-        with ThreadPoolExecutor(max_workers=len(chosen)) as pool:
+        with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
             for future in [pool.submit(run, group) for group in chosen]:
                 future.result()
 
