@@ -1,4 +1,4 @@
-"""What Hypothesis draws, kept for all candidates that are asked the same: it is imported when something is drawn.
+"""What Hypothesis has drawn, kept for all candidates that are asked the same; it is imported when it first draws.
 
 Everything here depends on nothing but the seed and what is asked, so it is the same in every process.
 """

@@ -116,7 +116,10 @@ class Examination:
         # No framework does this to itself: somebody ended the worker, or the system did. A case has to do with it only
         # if that happens again while it runs; a worker that starts does not even know it.
         while isinstance(answer, Broken) and answer.signal in ("SIGKILL", "SIGTERM"):
-            starting, running = starting + (answer.kind == "start"), running + (answer.kind != "start")
+            if answer.kind == "start":
+                starting += 1
+            else:
+                running += 1
             if running > RETRIES or starting > MAX_RESTARTS:
                 break
             answer = self.host.observe(case)

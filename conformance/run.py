@@ -296,8 +296,7 @@ def _examine_all(
     ) as host:
         if any(group.unsupported is None for group in groups):
             host.launch()
-        # While the worker imports its framework.
-        from conformance.examine import examine  # noqa: PLC0415
+        from conformance.examine import examine  # noqa: PLC0415 - while the worker imports its framework
 
         for group in groups:
             progress.group(group)

@@ -43,7 +43,6 @@ MiniatureOf = Callable[[str], Candidate]
 WholeOf = Callable[[Candidate], Path]
 ASKED = (REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_hidden_given"])
 CASES = 500
-ORDER = ("lengths", "reverse", "bidirectional", "layers")
 
 
 def settings_of(groups: Sequence[Group], **more: Any) -> Settings:
@@ -150,7 +149,7 @@ def test_a_block_has_the_features_asked_for(features: tuple[str, ...]) -> None:
     for index, signature in enumerate(chunk(0, "any", 0, "lstm", ((RELATION, True),))[:6]):
         held = block(signature, index, 3, cell="lstm", dtype="float32", initial="given", features=features)
         cell_named("lstm").check(held.case(1))
-        assert held.case(2).features == tuple(sorted(features, key=ORDER.index))
+        assert set(held.case(2).features) == set(features)
         if "lengths" in features:
             lengths = held.case(0).lengths
             assert lengths is not None
@@ -159,8 +158,10 @@ def test_a_block_has_the_features_asked_for(features: tuple[str, ...]) -> None:
         assert held.case(0).digest != held.case(1).digest
 
 
-@pytest.mark.parametrize("padding", ["zeros", "free"])
-@pytest.mark.parametrize("features", FEATURED, ids="+".join)
+@pytest.mark.parametrize(
+    ("features", "padding"),
+    [(one, padding) for one in FEATURED for padding in ("zeros", "free") if padding == "zeros" or "lengths" in one],
+)
 def test_together_or_one_by_one_the_verdict_is_the_same(features: tuple[str, ...], padding: Padding) -> None:
     """A block in which some cases are wrong, each in another way: nothing hides among its mates."""
     signature = next(s for s in chunk(0, "any", 0, "gru", LATTICE) if str(s.shape) == str(LATTICE[4][0]))
