@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from threading import Lock
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -23,7 +21,7 @@ from numpy.random import default_rng
 
 from conformance.block import Block, packed
 from conformance.case import Initial, make_case
-from conformance.draws import CHUNK, Lattice, chunk, fresh_shape
+from conformance.draws import CHUNK, Lattice, chunk, fresh_shape, kept
 from conformance.errors import CaseError
 from conformance.plan import Group
 from conformance.record import BlockLine
@@ -36,7 +34,6 @@ FRESH: Final = 8
 """The most fresh shapes that a requirement and dtype gets by itself."""
 _FEWEST_FRESH: Final = 2
 _FRESH_SHARE: Final = 16
-_DRAWING: Final = Lock()
 Shard: TypeAlias = tuple[int, int]
 
 
@@ -108,9 +105,7 @@ def block_at(base: int, group: Group, index: int, count: int, lattice: Lattice, 
 
     fresh: so many blocks after the first one have fresh shapes.
     """
-    # All candidates begin with the same block at the same time: one draws it, the others wait for that.
-    with _DRAWING:
-        return block_of(signature_at(base, group, index, lattice, fresh=fresh), group, index, count)
+    return block_of(signature_at(base, group, index, lattice, fresh=fresh), group, index, count)
 
 
 def signature_at(base: int, group: Group, index: int, lattice: Lattice, *, fresh: int = 0) -> Signature:
@@ -142,7 +137,7 @@ def block_of(signature: Signature, group: Group, index: int, count: int) -> Bloc
     return drawn.like(first if first.lengths is None else replace(first, padding=variant.padding))
 
 
-@lru_cache(maxsize=32)
+@kept(32)
 def block(
     signature: Signature,
     index: int,

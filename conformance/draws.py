@@ -6,9 +6,9 @@ Everything here depends on nothing but the seed and what is asked, so it is the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from threading import Lock
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from conformance.case import Shape
 from conformance.signature import LATTICE, Signature
@@ -16,55 +16,53 @@ from conformance.signature import LATTICE, Signature
 CHUNK: Final = 32
 """Blocks of a campaign whose signatures are drawn together."""
 Lattice: TypeAlias = tuple[tuple[Shape, bool], ...]
+P = ParamSpec("P")
 T = TypeVar("T")
 _DRAWING: Final = Lock()
+_KEPT: Final[list[Any]] = []
 
 
+def kept(most: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Keep what a function drew latest. Candidates want the same at the same time: one draws it, the others wait."""
+
+    def keeping(draw: Callable[P, T]) -> Callable[P, T]:
+        cached: Any = lru_cache(maxsize=most)(draw)
+        _KEPT.append(cached)
+
+        @wraps(draw)
+        def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+            with _DRAWING:
+                found: T = cached(*args, **kwargs)
+            return found
+
+        return alone
+
+    return keeping
+
+
+def forget() -> None:
+    """Forget all that was drawn, so that it must be drawn again."""
+    for cached in _KEPT:
+        cached.cache_clear()
+
+
+@kept(512)
 def ordinary(base: int, name: str, count: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
     """The signatures of the generated cases of every group, at most so many, with overlays.
 
     base: the seed; name: of what is asked, so that each question has cases of its own.
     """
-    return _alone(lambda: _ordinary(base, name, count, cell, lattice))
-
-
-def chunk(base: int, name: str, number: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
-    """The signatures of a campaign's blocks ``number * CHUNK`` to ``(number + 1) * CHUNK - 1``.
-
-    base, name: as in `ordinary`.
-    """
-    return _alone(lambda: _chunk(base, name, number, cell, lattice))
-
-
-def fresh_shape(base: int, name: str, index: int, lattice: Lattice) -> tuple[Shape, bool]:
-    """One of the fresh shapes by number, with whether it is batched: none that the lattice has.
-
-    Each is drawn from a seed of its own: of several in a row Hypothesis makes some from the one before.
-    """
-    return _alone(lambda: _fresh_shape(base, name, index, lattice))
-
-
-def forget() -> None:
-    """Forget all that was drawn, so that it must be drawn again."""
-    for kept in (_ordinary, _chunk, _fresh_shape):
-        kept.cache_clear()
-
-
-def _alone(draw: Callable[[], T]) -> T:
-    """Candidates want the same at the same time: one draws it, the others wait and find it kept."""
-    with _DRAWING:
-        return draw()
-
-
-@lru_cache(maxsize=512)
-def _ordinary(base: int, name: str, count: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
     from conformance.strategies import signatures, some  # noqa: PLC0415 - Hypothesis, only where something is drawn
 
     return tuple(some(signatures(cell=cell, lattice=lattice), count, f"{base} {name}"))
 
 
-@lru_cache(maxsize=512)
-def _chunk(base: int, name: str, number: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
+@kept(512)
+def chunk(base: int, name: str, number: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
+    """The signatures of a campaign's blocks ``number * CHUNK`` to ``(number + 1) * CHUNK - 1``.
+
+    base, name: as in `ordinary`.
+    """
     from conformance.strategies import signatures, some  # noqa: PLC0415 - as above
 
     found = some(signatures(cell=cell, lattice=lattice, overlays=False), CHUNK, f"{base} {name} {number}")
@@ -72,8 +70,12 @@ def _chunk(base: int, name: str, number: int, cell: str, lattice: Lattice) -> tu
     return tuple(found[place % len(found)] for place in range(CHUNK))
 
 
-@lru_cache(maxsize=512)
-def _fresh_shape(base: int, name: str, index: int, lattice: Lattice) -> tuple[Shape, bool]:
+@kept(512)
+def fresh_shape(base: int, name: str, index: int, lattice: Lattice) -> tuple[Shape, bool]:
+    """One of the fresh shapes by number, with whether it is batched: none that the lattice has.
+
+    Each is drawn from a seed of its own: of several in a row Hypothesis makes some from the one before.
+    """
     from conformance.strategies import fresh_shapes, some  # noqa: PLC0415 - as above
 
     strategy = fresh_shapes().filter(lambda one: one not in lattice and one not in LATTICE)

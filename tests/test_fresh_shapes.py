@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from test_campaign import plain
 
-from conformance.campaign import BLOCK, FRESH, Campaign, block, block_at, budget
+from conformance.campaign import BLOCK, FRESH, Campaign, block_at, budget
 from conformance.case import Case, case_from_json
 from conformance.cli import main
 from conformance.cli.run import _words
@@ -86,7 +86,6 @@ def test_a_fresh_block_is_the_same_wherever_it_is_drawn(miniature: MiniatureOf) 
         return block_at(3, group, index, 4, lattice, fresh=fresh).digest
 
     first = [digest(index, 4) for index in range(8)]
-    block.cache_clear()
     forget()
     assert [digest(index, 4) for index in reversed(range(8))] == first[::-1]
     assert [digest(index, 3) for index in range(4)] == first[:4]
