@@ -16,12 +16,12 @@ itself under test.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from decimal import Decimal, localcontext
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.case import Case, make_case
 from conformance.cells import cell_named

@@ -12,11 +12,12 @@ fault that gets another one's name are reported as problems.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.behaviours import BEHAVIOURS, correct
 from conformance.case import Case, Initial, Shape
@@ -41,8 +42,7 @@ Implementation: TypeAlias = Callable[[Case], Observed]
 Kind = Literal["fault", "gradient fault", "behaviour"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Oracle:
+class Oracle(Struct, frozen=True, kw_only=True):
     """A replica of another suite's check.
 
     source: whose check it imitates; accepts: whether an implementation passes it.
@@ -53,8 +53,7 @@ class Oracle:
     accepts: Callable[[Implementation, str, str], bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adequacy:
+class Adequacy(Struct, frozen=True, kw_only=True):
     """The matrix of one cell and dtype.
 
     catches: what was planted -> requirement -> how it is caught; hidden: it cannot show there.

@@ -17,10 +17,10 @@ Derivation of each bound is given at its operation. Write gamma_n(u) = n u / (1 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from conformance.rounding import Array, Format, round_to, round_to_unit
@@ -33,8 +33,7 @@ def gamma(count: int, unit: float) -> float:
     return count * unit / (1.0 - count * unit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activation:
+class Activation(Struct, frozen=True, kw_only=True):
     """A monotone, Lipschitz activation function.
 
     slope: its derivative in terms of (argument, value).
@@ -144,8 +143,7 @@ class Algebra(Protocol[V]):
         """The columns of all values, side by side."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exact:
+class Exact(Struct, frozen=True):
     """Plain float64 evaluation: the reference."""
 
     def lift(self, values: Array) -> Array:
@@ -187,8 +185,7 @@ class Exact:
         return np.concatenate(values, axis=-1)
 
 
-@dataclass(frozen=True, slots=True)
-class Rounded:
+class Rounded(Struct, frozen=True):
     """An emulated kernel: float64 operations, each result rounded to the format."""
 
     format: Format
@@ -239,8 +236,7 @@ class Rounded:
         return np.concatenate(values, axis=-1)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounded:
+class Bounded(Struct, frozen=True):
     """A float64 value and a bound on the distance of any conforming computed value from it.
 
     products, count: for the result of a matrix product, the sum of the products' magnitudes and their number: a kernel
@@ -253,8 +249,7 @@ class Bounded:
     count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunningError:
+class RunningError(Struct, frozen=True):
     """Evaluation with a running error bound for one format.
 
     The float64 reference is itself rounded; its own error is at most ``2**-53 / accumulator`` of the bound

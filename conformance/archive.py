@@ -19,11 +19,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance import __version__
 from conformance.bisect import State
@@ -49,8 +51,7 @@ _SURFACES: Final = frozenset(
 Question: TypeAlias = tuple[str, str, str]
 
 
-@dataclass(slots=True)
-class Archive:
+class Archive(Struct):
     """Judges releases, and remembers.
 
     settings: seed and examples of the generated cases; its database is not used, since kept failures would make the
@@ -65,8 +66,8 @@ class Archive:
     fresh: bool = False
     keep_environments: bool = True
     case_seconds: float | None = None
-    made: int = field(default=0, init=False)
-    judged: int = field(default=0, init=False)
+    made: int = 0
+    judged: int = 0
 
     def kept(self, group: Group) -> Finding | None:
         """The kept finding on a group of one release, None where there is none."""

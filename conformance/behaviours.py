@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.algebra import Rounded
 from conformance.case import Case
@@ -23,8 +24,7 @@ from conformance.rounding import Array, format_of, round_to
 Runner: TypeAlias = Callable[[Case], Observed]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Behaviour:
+class Behaviour(Struct, frozen=True, kw_only=True):
     """One named deliberate defect of an implementation as a whole.
 
     statement: what it does wrong, as a sentence. make: a fresh implementation (some remember what they ran).

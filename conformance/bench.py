@@ -13,13 +13,13 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 import numpy as np
-from msgspec.structs import replace as replace_struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from conformance.candidate import Variant
 from conformance.case import Case
@@ -44,8 +44,7 @@ JUDGED: Final = 600_000
 """Of longer cases only as many rows are judged as have this many numbers together."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """budget: seconds for the rounds of one case; rounds: exactly so many, None for as many as are worth it."""
 
     budget: float
@@ -53,8 +52,7 @@ class Limits:
     seed: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Contestant:
+class Contestant(Struct, kw_only=True):
     """One side: a candidate's name, its variant, and the worker that times it."""
 
     name: str
@@ -63,8 +61,7 @@ class Contestant:
     control: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class _Lane:
+class _Lane(Struct, kw_only=True):
     """The rounds of one side."""
 
     place: int
@@ -113,12 +110,12 @@ def _prepared(contestant: Contestant, case: Case, level: Level) -> BenchSide:
     side = BenchSide(candidate=contestant.name, control=contestant.control, zeroed=zeroed)
     answer = contestant.timer.prepare(own, level)
     if isinstance(answer, Broken):
-        return replace_struct(side, verdict=answer)
-    side = replace_struct(side, path=answer.path, prepare_seconds=answer.seconds)
+        return replace(side, verdict=answer)
+    side = replace(side, path=answer.path, prepare_seconds=answer.seconds)
     wanted = variant.attestable(case.cell, case.initial, case.features, level=level)
     if answer.path not in wanted:
         why = f"another path ran: {answer.path!r}, wanted {' or '.join(map(repr, wanted))}"
-        return replace_struct(side, verdict=Inconclusive(why=why))
+        return replace(side, verdict=Inconclusive(why=why))
     rows = judged_rows(case)
     observed = Observed(outputs=answer.observed.outputs[:rows], final_state=answer.observed.final_state[:rows])
     judged = judge(first_rows(own, rows), observed, ())
@@ -128,7 +125,7 @@ def _prepared(contestant: Contestant, case: Case, level: Level) -> BenchSide:
         verdict = Unrepresentable(
             parameters=zeroed, owner=owed.owner, reason=owed.reason, link=owed.link, subspace=judged
         )
-    return replace_struct(side, verdict=verdict, rows=rows)
+    return replace(side, verdict=verdict, rows=rows)
 
 
 def judged_rows(case: Case) -> int:
@@ -209,8 +206,8 @@ def _timed(side: BenchSide, lane: _Lane | None) -> BenchSide:
     if lane is None:
         return side
     if lane.broken is not None:
-        return replace_struct(side, verdict=lane.broken)
-    return replace_struct(side, calls=lane.calls, seconds=tuple(lane.seconds), cpu=tuple(lane.cpu))
+        return replace(side, verdict=lane.broken)
+    return replace(side, calls=lane.calls, seconds=tuple(lane.seconds), cpu=tuple(lane.cpu))
 
 
 def machine(load: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -15,16 +15,16 @@ states the middle one, until they are neighbours. What holds:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal
+
+from msgspec import Struct
 
 Kind = Literal["answer", "failure", "unavailable"]
 PROBES: Final = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class State(Struct, frozen=True, kw_only=True, eq=False):
     """What is known of one release. Two states are the same if their kinds and labels are; `detail` explains one.
 
     faults: by which a divergence is explained.
@@ -32,12 +32,17 @@ class State:
 
     kind: Kind
     label: str
-    detail: str = field(default="", compare=False)
-    faults: tuple[str, ...] = field(default=(), compare=False)
+    detail: str = ""
+    faults: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and (self.kind, self.label) == (other.kind, other.label)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.label))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Boundary:
+class Boundary(Struct, frozen=True, kw_only=True):
     """A change between two releases; nothing is known of those `between` them but that they have no state."""
 
     before: str
@@ -47,8 +52,7 @@ class Boundary:
     between: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """Neighbouring releases of one state: those that were asked are the first, the last, and perhaps others."""
 
     first: str
@@ -56,8 +60,7 @@ class Run:
     state: State
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(Struct, frozen=True, kw_only=True):
     """What was found out.
 
     versions: oldest first; states: of those that were asked. scanned: none was left out.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.case import Case, unchecked
@@ -26,8 +27,7 @@ def packed(arrays: Mapping[str, Array], dtype: str) -> dict[str, Packed]:
     return {name: values.astype(container) for name, values in arrays.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Block:
+class Block(Struct, frozen=True, kw_only=True, eq=False):
     """Cases of one signature that differ in their numbers.
 
     first: the first of them, for all that they share. parameters, x, h0, c0: as in `Case`, rounded to the dtype and

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 # Here, before anything runs: NumPy loads it when it is first used, and a Ctrl-C at that moment would be lost.
 from numpy.random import default_rng
@@ -37,8 +38,7 @@ _FRESH_SHARE: Final = 16
 Shard: TypeAlias = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Campaign:
+class Campaign(Struct, frozen=True, kw_only=True):
     """How much is to be tried beyond the ordinary cases.
 
     cases: for every requirement of agreement and dtype, the same ones for all candidates; fresh: how many of its blocks

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.version import InvalidVersion, Version
 
 from conformance.case import Case, Evaluation, Initial, Padding
@@ -24,8 +25,7 @@ from conformance.verdict import Owner
 from conformance.worker.api import Level, attest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
+class Declared(Struct, frozen=True, kw_only=True):
     """Something a variant cannot do, declared before the run: what, whose matter it is, why, and a link."""
 
     owner: Owner
@@ -33,8 +33,7 @@ class Declared:
     link: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
+class Variant(Struct, frozen=True, kw_only=True):
     """One way in which an adapter runs a framework.
 
     paths: for every spelling of the initial state that it offers, the paths of which an observation must attest one,
@@ -85,8 +84,7 @@ class Variant:
         return self.unbatched if feature == "unbatched" else feature in self.features
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class Adapter(Struct, frozen=True, kw_only=True):
     """A plug-in folder: its manifest as declared in ``adapter.toml``.
 
     distribution: the framework's distribution, whose installed version names the candidate.
@@ -115,8 +113,7 @@ _SPEC = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
+class Spec(Struct, frozen=True, kw_only=True):
     """A parsed candidate spec; `variant` is None for "every default variant".
 
     here: the release installed beside the harness is meant, never a managed one.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import force_setattr, replace
 
 from conformance.errors import CaseError
 from conformance.rounding import Arithmetic, Array, Format, arithmetic_of, format_of, round_to
@@ -35,8 +37,7 @@ def asked_of_cases(features: Iterable[str]) -> frozenset[str]:
     return CASE_FEATURES.intersection(features)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Shape(Struct, frozen=True, kw_only=True):
     """The sizes of a case: batch B, time T, input features D, hidden units H, layers and directions.
 
     output: units of one layer and direction's state; differs from `hidden` for a cell that projects its state.
@@ -52,7 +53,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         if not self.output:
-            object.__setattr__(self, "output", self.hidden)
+            force_setattr(self, "output", self.hidden)
 
     def __str__(self) -> str:
         parts = [f"B={self.batch}, T={self.time}, D={self.features}, H={self.hidden}"]
@@ -65,8 +66,7 @@ class Shape:
         return f"({', '.join(parts)})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Case:
+class Case(Struct, frozen=True, kw_only=True, eq=False):
     """One input.
 
     Attributes
@@ -116,7 +116,6 @@ class Case:
     inputs_back: bool = False
     special: bool = False
     origin: str = ""
-    shape: Shape = field(init=False)
 
     def __post_init__(self) -> None:
         where = f"case {self.origin or '(unnamed)'}"
@@ -128,7 +127,7 @@ class Case:
             raise CaseError("no such stack", where=where, got=f"layers {self.layers}, directions {self.directions}")
         if self.x.ndim != 3 or self.x.shape[2] < 1:
             raise CaseError("x must be (B, T, D)", where=where, got=f"shape {self.x.shape}")
-        batch, time, features = self.x.shape
+        batch = self.x.shape[0]
         for name, state in {"h0": self.h0, "c0": self.c0}.items():
             if state is None:
                 continue
@@ -138,22 +137,11 @@ class Case:
                     where=where,
                     got=f"shape {state.shape} with x of shape {self.x.shape} and {blocks} blocks",
                 )
-        output = self.h0.shape[1] // blocks
-        hidden = output if self.c0 is None else self.c0.shape[1] // blocks
-        shape = Shape(
-            batch=batch,
-            time=time,
-            features=features,
-            hidden=hidden,
-            layers=self.layers,
-            directions=self.directions,
-            output=output,
-        )
-        self._check_rows(where, shape)
+        self._check_rows(where)
         for name, value in arrays_of(self).items():
             fixed = _exact(value, self.dtype, f"{where}, {name}", special=self.special and name in ("x", "h0", "c0"))
             if name in ("x", "h0", "c0"):
-                object.__setattr__(self, name, fixed)
+                force_setattr(self, name, fixed)
                 if name != "x" and self.initial != "given" and np.any(fixed):
                     raise CaseError(
                         "only a given initial state may differ from zero", where=where, got=f"initial={self.initial}"
@@ -162,16 +150,17 @@ class Case:
             frozen = {
                 name: _exact(value, self.dtype, f"{where}, {name}") for name, value in getattr(self, group).items()
             }
-            object.__setattr__(self, group, MappingProxyType(frozen))
-        object.__setattr__(self, "shape", shape)
+            force_setattr(self, group, MappingProxyType(frozen))
 
-    def _check_rows(self, where: str, shape: Shape) -> None:
-        batch, time = shape.batch, shape.time
+    def _check_rows(self, where: str) -> None:
+        batch, time = self.x.shape[:2]
         if not self.batched and batch != 1:
             raise CaseError("an unbatched case has one row", where=where, got=f"B={batch}", wanted="B=1")
         if self.lengths is not None and (len(self.lengths) != batch or not all(0 <= n <= time for n in self.lengths)):
             raise CaseError(
-                "lengths must be one number in 0 ... T for each row", where=where, got=f"{self.lengths} for {shape}"
+                "lengths must be one number in 0 ... T for each row",
+                where=where,
+                got=f"{self.lengths} for {self.shape}",
             )
 
     def zeroed(self, names: tuple[str, ...]) -> Case:
@@ -183,6 +172,22 @@ class Case:
         }
         return replace(
             self, parameters={**self.parameters, **zero}, origin=f"{self.origin} with {', '.join(names)} = 0"
+        )
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes of each case: of stacked ones, too."""
+        blocks = self.layers * self.directions
+        batch, time, features = self.x.shape[-3:]
+        output = self.h0.shape[-1] // blocks
+        return Shape(
+            batch=batch,
+            time=time,
+            features=features,
+            hidden=output if self.c0 is None else self.c0.shape[-1] // blocks,
+            layers=self.layers,
+            directions=self.directions,
+            output=output,
         )
 
     @property
@@ -250,10 +255,10 @@ def stacked(cases: Sequence[Case]) -> Case:
 
 def unchecked(case: Case, changes: Mapping[str, Any]) -> Case:
     """A copy with changed arrays that skips the checks (a doubled bias may leave the dtype)."""
-    copy = object.__new__(Case)
-    for name in Case.__slots__:
-        object.__setattr__(copy, name, changes.get(name, getattr(case, name)))
-    return copy
+    changed = copy(case)
+    for name, value in changes.items():
+        force_setattr(changed, name, value)
+    return changed
 
 
 def make_case(

@@ -9,9 +9,10 @@ time, unit). A prefix scan does not compute its states from those before them; i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.algebra import Bounded, RunningError
@@ -24,8 +25,7 @@ from conformance.errors import CaseError, ShapeError
 from conformance.rounding import Array, Format, format_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class Observed(Struct, frozen=True, kw_only=True):
     """What a candidate returned, batched and in float64.
 
     outputs: (B, T, S); final_state: (B, layers * S); cells, final_cell: the memory of an LSTM, None where it was not
@@ -64,8 +64,7 @@ class Observed:
         return all(bool(np.all(np.isfinite(values))) for values in self.arrays().values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """One array of a comparison, slot by slot (T or 1, B, units).
 
     share: |observed - predicted| / bound; infinite where the observation is not what it must be and no bound helps.
@@ -78,8 +77,7 @@ class Part:
     share: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Struct, frozen=True, kw_only=True):
     """Residuals of one hypothesis by array. A conforming implementation of the hypothesis has shares <= 1 everywhere.
 
     compared: how many numbers were compared; padding that is not specified does not count.

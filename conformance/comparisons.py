@@ -6,10 +6,11 @@ beside what is measured here, and never in its place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.case import Case, Shape, make_case
 from conformance.cells import cell_named
@@ -21,8 +22,7 @@ SOURCE: Final = "https://github.com/ml-explore/mlx/pull/3089, on Metal"
 SEED: Final = 20141406
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Struct, frozen=True, kw_only=True):
     """One case, and the candidates that take turns on it.
 
     sides: names of candidates; the first is the baseline. needs: hardware without which it is not measured.

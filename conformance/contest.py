@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from msgspec.structs import replace as replace_struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from conformance.bench import Contestant, Limits, machine, sides
 from conformance.case import Shape
@@ -35,8 +35,7 @@ CAP: Final = 256
 Key: TypeAlias = tuple[str, bool]
 
 
-@dataclass(slots=True)
-class Workers:
+class Workers(Struct):
     """The workers of all candidates, started when they are first needed, and again for a control.
 
     candidates: by name. emit: takes what is learned of each candidate, and every incident. threads: how many the
@@ -130,7 +129,7 @@ class Workers:
         line = self.known.get(side.candidate)
         if line is None:
             return side
-        return replace_struct(side, version=line.version, environment=line.environment)
+        return replace(side, version=line.version, environment=line.environment)
 
 
 def compare(comparison: Comparison, workers: Workers, limits: Limits, *, control: bool = True) -> BenchLine:
@@ -155,13 +154,13 @@ def compare(comparison: Comparison, workers: Workers, limits: Limits, *, control
     )
     left_out = measurable(comparison.needs, workers.facts(baseline))
     if left_out:
-        return replace_struct(line, left_out=left_out)
+        return replace(line, left_out=left_out)
     workers.progress(f"{comparison.name}: preparing")
     before = machine()
     found = workers.sides(comparison.sides, control=control)
     running = [one for _, _, one in found if isinstance(one, Contestant)]
     measured, ended = sides(running, case, comparison.level, limits)
-    return replace_struct(
+    return replace(
         line, sides=_merged(found, measured, workers), ended=ended, machine=_told(before, workers), left_out=""
     )
 
@@ -207,7 +206,7 @@ def scan(
     workers.progress(f"T={size.time}: running")
     measured, ended = sides(running, case, "layer", limits)
     for side in measured:
-        results[side.candidate] = replace_struct(side, costs=results[side.candidate].costs)
+        results[side.candidate] = replace(side, costs=results[side.candidate].costs)
     return ScanLine(
         level="layer",
         cell=cell,
@@ -231,13 +230,13 @@ def _costs(one: Contestant, shape: Shape, cell: str) -> BenchSide:
     answer = one.timer.costs(one.variant.declared(case.zeroed(zeroed)))
     side = BenchSide(candidate=one.name, zeroed=zeroed)
     if isinstance(answer, Broken):
-        return replace_struct(side, verdict=answer)
+        return replace(side, verdict=answer)
     path, costs = answer
     wanted = one.variant.attestable(cell, case.initial)
     if path not in wanted:
         why = f"another path was compiled: {path!r}, wanted {' or '.join(map(repr, wanted))}"
-        return replace_struct(side, path=path, verdict=Inconclusive(why=why))
-    return replace_struct(side, path=path, costs=costs)
+        return replace(side, path=path, verdict=Inconclusive(why=why))
+    return replace(side, path=path, costs=costs)
 
 
 def at(shape: Shape, time: int) -> Shape:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
-from msgspec.structs import replace as replace_struct
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.algebra import Exact, Rounded
 from conformance.case import Case, Parameters, Shape, make_case
@@ -27,8 +27,7 @@ from conformance.verdict import Diverges
 SIGNIFICANT: Final = 6.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaning:
+class Leaning(Struct, frozen=True, kw_only=True):
     """How far an observation goes from the reference toward a fault, by a matched filter.
 
     alpha: the fitted multiple of the fault's effect, 0 for the reference and 1 for the fault.
@@ -170,8 +169,8 @@ def diagnosed(case: Case, observed: Observed, verdict: Diverges) -> Diverges:
         faults = [fault for fault in catalogue(case.cell).values() if fault.arithmetic is None]
         late = tuple(sentence for fault in faults if (sentence := lasting(case, observed, fault)))
     sentences = () if place is None else tuple(place.sentences)
-    evidence = replace_struct(told, pairs=two, localisation=sentences, lasting=late)
-    return replace_struct(verdict, evidence=evidence)
+    evidence = replace(told, pairs=two, localisation=sentences, lasting=late)
+    return replace(verdict, evidence=evidence)
 
 
 def suspicion(case: Case, observed: Observed) -> str:
@@ -181,8 +180,7 @@ def suspicion(case: Case, observed: Observed) -> str:
     return f"inside the bound, but leans to {told}" if told else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Smallest:
+class Smallest(Struct, frozen=True, kw_only=True):
     """The smallest dropped |b_hn| found in 95 % of trials, by the means of finding; None where none of those tried was.
 
     bound: the rigorous bound; spread: that, or a suspicion of the matched filter; close: `torch.testing` defaults;
@@ -294,13 +292,13 @@ def _merged(one: Any, other: Any, right: Any) -> Any:
     """The equations with the changes of both; None where both change the same field."""
     one, other = (right if equations is None else equations for equations in (one, other))
     changes = {}
-    for item in fields(right):
-        usual = getattr(right, item.name)
-        here, there = getattr(one, item.name), getattr(other, item.name)
+    for name in right.__struct_fields__:
+        usual = getattr(right, name)
+        here, there = getattr(one, name), getattr(other, name)
         if here != usual and there != usual:
             return None
         if here != usual or there != usual:
-            changes[item.name] = there if here == usual else here
+            changes[name] = there if here == usual else here
     return replace(right, **changes)
 
 

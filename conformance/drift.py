@@ -12,10 +12,10 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from msgspec import Struct
 
 from conformance.case import Case
 from conformance.compare import Observed, compare
@@ -25,8 +25,7 @@ from conformance.rounding import DTYPES, Array, format_of
 DriftKind = Literal["identical", "drift", "beyond", "apart"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
+class Drift(Struct, frozen=True, kw_only=True):
     """How far the bits of one case moved.
 
     kind: ``identical``, ``drift`` (both inside their bounds), ``beyond`` (one is not: the verdicts tell of it), or

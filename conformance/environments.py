@@ -30,7 +30,6 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
@@ -38,6 +37,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 
 from conformance import installer
@@ -71,8 +72,7 @@ def _silent(line: str) -> None:
     """Report progress to nobody."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interpreter:
+class Interpreter(Struct, frozen=True, kw_only=True):
     """What a worker is started with.
 
     Attributes
@@ -92,7 +92,7 @@ class Interpreter:
     label: str
     location: Path | None = None
     makeshift: bool = False
-    made: bool = field(default=False, compare=False)
+    made: bool = False
 
 
 class _Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from msgspec import Struct, field
 
 from conformance.block import Block
 from conformance.case import Case
@@ -43,8 +43,7 @@ class NotObserved(Exception):
         self.verdict = verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judged(Struct, frozen=True, kw_only=True):
     """A judged case. shown: what a divergence is shown on, None without an observation; path: the last one attested."""
 
     case: Case
@@ -61,8 +60,7 @@ class Judged:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(Struct, frozen=True, kw_only=True):
     """A divergence: the case that was drawn, and what of it (a detour, perhaps) shows it."""
 
     judged: Judged
@@ -73,8 +71,7 @@ class Failed:
 NOTHING_OBSERVED: Final = Observed(outputs=np.zeros((0, 0, 0)), final_state=np.zeros((0, 0)))
 
 
-@dataclass(slots=True)
-class Examination:
+class Examination(Struct):
     """The state of one group while its cases are tried."""
 
     group: Group

@@ -8,11 +8,10 @@ units. A case that breaks the worker is a verdict of its own and is not reduced:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from msgspec.structs import replace as replace_struct
+from msgspec.structs import replace
 
 from conformance.campaign import block_at, block_of, signature_at
 from conformance.case import Case, Shape
@@ -74,7 +73,7 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
             verdict = diagnosed(telling.shown.case, telling.shown.observed, told)
     overall: Verdict = verdict
     if group.unrepresentable is not None:
-        overall = replace_struct(group.unrepresentable, subspace=verdict)
+        overall = replace(group.unrepresentable, subspace=verdict)
     return _finding(
         group,
         overall,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from conformance.block import Block, packed
 from conformance.case import Case
@@ -16,8 +16,7 @@ from conformance.verdict import Broken
 from conformance.worker import wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(Struct, frozen=True, kw_only=True):
     """What a worker returned for a case: batched arrays, the attested path, the adapter's own seconds."""
 
     observed: Observed
@@ -25,8 +24,7 @@ class Observation:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observations:
+class Observations(Struct, frozen=True, kw_only=True):
     """What a worker returned for a block.
 
     observed: arrays with an axis (K,) in front, None where there are none; places: which cases they are of; paths,

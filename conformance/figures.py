@@ -10,8 +10,9 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.behaviours import correct
 from conformance.case import Case, Initial, Shape
@@ -49,8 +50,7 @@ print(json.dumps(found))
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(Struct, frozen=True, kw_only=True):
     """Seconds of judging one case of a size; forward: of PyTorch's own call on it. stacked: judged 64 together."""
 
     shape: Shape
@@ -64,8 +64,7 @@ class Cost:
         return min(self.single, self.stacked) / self.forward
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PerCase:
+class PerCase(Struct, frozen=True, kw_only=True):
     """How single generic cases deal with the faults that can show: how many were planted, caught, named, misnamed."""
 
     cell: str

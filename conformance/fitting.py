@@ -7,10 +7,10 @@ longer than one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from conformance.algebra import Bounded, RunningError
 from conformance.case import Case, unchecked
@@ -25,14 +25,13 @@ _WORTH_STACKING = 3
 _NOT_STACKED_ABOVE = 128
 _AT_ONCE = 32
 _STACKED = 64
-_OBSERVED = tuple(each.name for each in fields(Observed))
+_OBSERVED = Observed.__struct_fields__
 _WORDS = ("equation", "right", "complement")
-_ALIKE = tuple(each.name for each in fields(Fault) if each.name not in ("name", "statement", "parameters", *_WORDS))
+_ALIKE = tuple(name for name in Fault.__struct_fields__ if name not in ("name", "statement", "parameters", *_WORDS))
 _NONE = Fault(name="", statement="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class Fit(Struct, frozen=True, kw_only=True):
     """How a hypothesis fits: `Comparison.worst` and `Comparison.bounded`."""
 
     worst: float
@@ -44,8 +43,7 @@ class Fit:
         return self.worst <= 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foretold(Observed):
+class Foretold(Observed, frozen=True, kw_only=True):
     """An observation of which it is known that some hypotheses do not fit, and how badly: see `foretold`."""
 
     misfits: Mapping[str, Fit]

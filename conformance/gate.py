@@ -9,9 +9,9 @@ and what was wrong is wrong in another way, it is "changed", for people to decid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from conformance.candidate import identity
@@ -31,8 +31,7 @@ Answer = Literal["safe", "regressed", "could not tell", "changed"]
 SIZE_FACTOR: Final = 4.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """One requirement, variant and dtype before and after. decides: whether it counts for the answer.
 
     why: what makes the class, where the verdicts do not tell by themselves.
@@ -53,8 +52,7 @@ class Change:
         return identity(self.pair.after or self.pair.before)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """A gate's answer and all that it rests on.
 
     doubts: why it could not tell, as far as it could not. problems: where the list of known divergences does not hold.

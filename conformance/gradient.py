@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.algebra import Algebra, Bounded, Rounded, RunningError
@@ -106,8 +107,7 @@ def _check(case: Case) -> None:
             raise CaseError("no such cotangent", where=case.origin, got=f"{name} {value.shape}", wanted=str(wanted))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Backward(Generic[V]):
+class _Backward(Struct, Generic[V], frozen=True, kw_only=True):
     """One backward pass.
 
     case: in the convention in which it is evaluated; negated: the parameters whose canonical sign is the other one.

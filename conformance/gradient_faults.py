@@ -8,11 +8,12 @@ own bound, it names what an observed gradient follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Final, Literal
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from conformance.algebra import SIGMOID, TANH, Activation
 from conformance.case import Case
@@ -27,8 +28,7 @@ Slope = Literal["value", "one_minus_squared_argument"]
 GATES: Final = {"r": "reset", "z": "update", "i": "input", "f": "forget", "o": "output"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GradientFault:
+class GradientFault(Struct, frozen=True, kw_only=True):
     """One named defect of a backward pass.
 
     statement, equation, right: as of a forward fault.
@@ -194,7 +194,7 @@ def _of_gates(cell: Cell[Any]) -> tuple[GradientFault, ...]:
 
 def _of_activations(cell: Cell[Any]) -> tuple[GradientFault, ...]:
     """Wrong derivatives, where the cell uses the activation."""
-    values = [getattr(cell.equations, each.name) for each in fields(cell.equations)]
+    values = astuple(cell.equations)
     used = {value.name for value in values if isinstance(value, Activation)}
     found = []
     if TANH.name in used:

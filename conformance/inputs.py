@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 from safetensors import SafetensorError, safe_open
 
 from conformance.case import Case, Padding, Parameters, Shape, case_from_json, make_case

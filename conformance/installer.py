@@ -19,18 +19,19 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.errors import EnvironmentUnavailable, Unreachable
 
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipSettings:
+class PipSettings(Struct, frozen=True, kw_only=True):
     """Where pip takes distributions from, as far as uv can be told. Relative paths have become absolute."""
 
     index: str | None = None
@@ -47,8 +48,7 @@ class PipSettings:
     retries: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uv:
+class Uv(Struct, frozen=True, kw_only=True):
     """uv, told pip's settings: arguments of its ``pip install`` and ``pip compile``, and variables for all of it."""
 
     binary: str

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from conformance.case import Case, case_from_json, case_to_json
 from conformance.cells import cell_named
@@ -39,8 +39,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     size: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(Struct, frozen=True, kw_only=True):
     """A kept failure. source: the file or folder it came from. failure: None in files that do not say.
 
     case: None for what an example database holds, which only Hypothesis can read.

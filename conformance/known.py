@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,8 +33,7 @@ UNEXPLAINED: Final = "not explained yet: look at it, and say here what it is"
 ProblemKind = Literal["unlisted", "another fault", "another size", "vanished", "skipped", "expired"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(Struct, frozen=True, kw_only=True):
     """One place where a run and the list differ. message: what is wrong and what to do, in a sentence."""
 
     kind: ProblemKind

@@ -15,10 +15,11 @@ within the bound, so that there a cause is only said to be consistent with the o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.algebra import IDENTITY, Activation, Exact
@@ -53,8 +54,7 @@ _SCALED: Final[Mapping[str, frozenset[str]]] = {
 _FARTHEST: Final = 1e3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class Cause(Struct, frozen=True, kw_only=True):
     """One number that, put right, puts every element right.
 
     what: what it is the number of, e.g. ``b_hn[3]``, ``W_hz[2, 5]``, ``h'``; taken: the value that explains the
@@ -71,8 +71,7 @@ class Cause:
         return f"{self.what} taken as {self.taken:.4g} in place of {self.right:.4g}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suspect:
+class Suspect(Struct, frozen=True, kw_only=True):
     """An intermediate that can explain the observation alone.
 
     expected, implied: its value at the first wrong element, and the value that explains what was observed there; both
@@ -97,8 +96,7 @@ class Suspect:
         return bool(self.causes) or self.another_function
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Localisation:
+class Localisation(Struct, frozen=True, kw_only=True):
     """Where an observation first departs from the equations, and what can have done it.
 
     first: (batch, time, unit); steps, rows, units: where states lie outside their bound; of: all (B, T, units).
@@ -229,8 +227,7 @@ def localise(case: Case, observed: Observed) -> Localisation | None:
         return _Search.of(cell, native, observed, comparison, place).localisation()
 
 
-@dataclass(frozen=True, slots=True)
-class _Sites(Exact):
+class _Sites(Exact, frozen=True):
     """Float64, with the results of some activations given, and all arguments and results kept, in order of use."""
 
     given: Mapping[int, Array] = field(default_factory=dict)
@@ -243,8 +240,7 @@ class _Sites(Exact):
         return result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Site:
+class _Site(Struct, frozen=True, kw_only=True):
     """A named intermediate of `project`; argument and result (N, H) as they should be.
 
     index: of the activation whose result it is, in order of use; None for one without, which is its own argument.
@@ -257,8 +253,7 @@ class _Site:
     result: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
+class _Target(Struct, frozen=True, kw_only=True):
     """What a step must give, on flattened rows: `reached` from the parts lies within `bound` of `wanted`."""
 
     reached: Callable[[Mapping[str, Array]], Array]
@@ -266,8 +261,7 @@ class _Target:
     bound: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Implied:
+class _Implied(Struct, frozen=True, kw_only=True):
     """The values (N, H) between which an intermediate explains each element."""
 
     low: Array
@@ -275,8 +269,7 @@ class _Implied:
     middle: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Search:
+class _Search(Struct, frozen=True, kw_only=True):
     """The slots of the outputs as flattened rows (T*B, .), each from the observed state before it."""
 
     case: Case

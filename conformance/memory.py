@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import prod
 from typing import Final
 from unittest import SkipTest
@@ -19,6 +18,7 @@ from hypothesis import Phase, Verbosity, find, settings
 from hypothesis import strategies as st
 from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase
 from hypothesis.errors import NoSuchExample
+from msgspec import Struct
 
 from conformance.case import Shape
 from conformance.signature import DECIMALS, FILLS, SCALES, Signature, overlaid
@@ -37,8 +37,7 @@ _NUMBERS: Final = st.integers(0, prod(_RADICES) * _CHECK * 256)
 _QUIET: Final = settings(deadline=None, verbosity=Verbosity.quiet, print_blob=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """How a generated case is made: of a block its signature, index and number of cases, and the place there.
 
     A case that was drawn by itself is of no block: its signature, with overlays, is all; index, count and place are 0.

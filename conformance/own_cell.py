@@ -12,11 +12,12 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.candidate import Adapter, Declared, Spec, Variant
 from conformance.case import Case, Initial, Shape, unchecked
@@ -64,8 +65,7 @@ class OwnCellError(ConformanceError):
     """The user's file cannot be run, or what is in it cannot be understood."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Understood:
+class Understood(Struct, frozen=True, kw_only=True):
     """What the worker made of the user's object; see `adapters/own-cell/understanding.py`."""
 
     name: str
@@ -83,8 +83,7 @@ class Understood:
     update: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """Equations that a cell may be meant to compute: a form, and what z does.
 
     found: the verdict of a few cases, which were to rule out nothing.
@@ -105,8 +104,7 @@ class Reading:
         return self.found.faults if isinstance(self.found, Diverges) else ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnCell:
+class OwnCell(Struct, frozen=True, kw_only=True):
     """A user's object before anything is known of it."""
 
     file: Path

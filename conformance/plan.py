@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib.metadata import requires
 from typing import Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import Requirement as PackageRequirement
 from packaging.utils import canonicalize_name
 
@@ -31,8 +32,7 @@ ANY_DTYPE: Final = "any"
 DISTRIBUTION: Final = "rnn-conformance"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """What is put under test; `spec` names its variant."""
 
     spec: Spec
@@ -45,8 +45,7 @@ class Candidate:
         return str(self.spec)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(Struct, frozen=True, kw_only=True):
     """All trials of one candidate, requirement and dtype.
 
     zeroed: parameters held at zero because the candidate has no place for them; `unrepresentable` says so.

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Final
+
+from msgspec import Struct
 
 LEVEL: Final = 0.95
 """The least probability with which an interval holds the median."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class Spread(Struct, frozen=True, kw_only=True):
     """The median of some times and their quartiles."""
 
     median: float
@@ -28,8 +28,7 @@ class Spread:
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
+class Ratio(Struct, frozen=True, kw_only=True):
     """The median of paired ratios, and the interval that holds it with probability `LEVEL` or more."""
 
     median: float

@@ -9,10 +9,11 @@ result, after a bounded number of questions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.case import Case, Shape, arrays_of
@@ -33,8 +34,7 @@ _WIDTHS: Final = (9, 17, 33, 65)
 _POSITIVE: Final = 0.125
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(Struct):
     """case: the smallest that fails so far; left: questions that may still be asked; asked: digests of past ones."""
 
     fails: Fails

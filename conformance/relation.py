@@ -13,11 +13,12 @@ among them. Relations in `STRICT` ask for the reference itself, because no other
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.behaviours import BEHAVIOURS, Runner
@@ -33,8 +34,7 @@ from conformance.verdict import Agrees, Diverges, Evidence, Inconclusive
 from conformance.worker.api import block
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Pair(Struct, frozen=True, kw_only=True):
     """A case and what came out for it by a detour.
 
     says: which detour, for the reader of a divergence, "" for the plain run.

@@ -17,12 +17,12 @@ import sysconfig
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -41,8 +41,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     versions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Span(Struct, frozen=True, kw_only=True):
     """A range of releases, as a user names it: both ends count, "" where it is open."""
 
     first: str
@@ -61,8 +60,7 @@ class Span:
         return tuple(Version(text) for text in dict.fromkeys((self.first, self.last)) if text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Listing(Struct, frozen=True, kw_only=True):
     """The releases of a range. left_out: version -> why it is not among them."""
 
     versions: tuple[str, ...]

@@ -14,10 +14,11 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal, assert_never
+
+from msgspec import Struct
 
 from conformance.candidate import Adapter, parse_spec
 from conformance.errors import ConformanceError, SpecError
@@ -38,8 +39,7 @@ _PLACE: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
+class Replayed(Struct, frozen=True, kw_only=True):
     """What became of a kept failure. version: of the framework that it was tried on, "" if it did not come to that."""
 
     kept: Kept

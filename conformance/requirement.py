@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from conformance.case import Initial
 from conformance.cells import CELLS
@@ -22,8 +23,7 @@ REFERENCE: Final = "reference"
 GRADIENT: Final = "gradient"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirement:
+class Requirement(Struct, frozen=True, kw_only=True):
     """One clause, checked on cases of one cell and one spelling of the initial state.
 
     relation: ``reference``, ``gradient``, or a name in `conformance.relation.RELATIONS`.
@@ -51,8 +51,7 @@ class Requirement:
         return self.relation == REFERENCE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clause:
+class Clause(Struct, frozen=True, kw_only=True):
     """A requirement of every cell it applies to; `statement` speaks of ``{title}``."""
 
     suffix: str

@@ -18,11 +18,11 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -42,8 +42,7 @@ _WHEELS: Final = ("--no-build",)
 _SOURCES: Final = ("--only-binary", "numpy", "--only-binary", "scipy")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
+class Resolution(Struct, frozen=True, kw_only=True):
     """Everything that an environment gets.
 
     pins: requirement lines, each of one version, dependencies included.
@@ -58,8 +57,7 @@ class Resolution:
     built: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Offer(Struct, frozen=True, kw_only=True):
     """What an index says of one release. uploaded: None where it tells no dates; yanked: why, "" where it is not."""
 
     uploaded: datetime | None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
+
+from msgspec import Struct, field
 
 from conformance.errors import RecordError
 from conformance.plan import Group
@@ -24,8 +25,7 @@ from conformance.record import (
 from conformance.verdict import Broken, core
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
+class Resumption(Struct, frozen=True, kw_only=True):
     """What of a record stays, and what is left to do.
 
     lines: what follows the header; begun: the blocks of groups that were not finished, by candidate, requirement and

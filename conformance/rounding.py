@@ -7,10 +7,11 @@ holds the rounded values exactly: NumPy itself has no bfloat16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.errors import CaseError
@@ -20,8 +21,7 @@ DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
 DTYPES: Final[tuple[DtypeName, ...]] = get_args(DtypeName)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
+class Format(Struct, frozen=True, kw_only=True):
     """What one declared dtype promises about arithmetic (Higham, Accuracy and Stability, 2002, section 2.2).
 
     Attributes

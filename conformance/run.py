@@ -11,12 +11,13 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final, Protocol
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance import __version__
 from conformance.case import Evaluation
@@ -65,8 +66,7 @@ class Progress(Protocol):
         """A worker had to be given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Silent:
+class Silent(Struct, frozen=True):
     """Says nothing."""
 
     def stage(self, candidate: str, text: str) -> None: ...

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from conformance.campaign import Campaign
 from conformance.case import Case
@@ -12,8 +13,7 @@ from conformance.kept import Failure
 from conformance.plan import Group
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """What a run depends on.
 
     examples: generated cases per group; seed: of Hypothesis; wide: draw long and broad cases as well;

@@ -7,10 +7,10 @@ array is filled, the scale of the weights, how many decimals.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from conformance.case import Case, Initial, Padding, Shape, make_case
@@ -52,8 +52,7 @@ _LARGEST_SCALE: Final = {"elman_relu": 0.8}
 FILLS = 16  # one draw in 16 is all zeros, one is constant, the rest are generic
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
+class Signature(Struct, frozen=True, kw_only=True):
     """Everything a generated case depends on: the same signature gives the same case on every machine."""
 
     shape: Shape
@@ -75,8 +74,7 @@ class Signature:
         return ", ".join(parts if self.batched else [*parts, "unbatched"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Numbers:
+class Numbers(Struct, frozen=True, kw_only=True, eq=False):
     """The arrays of a signature, not rounded yet; all with the same leading axes."""
 
     parameters: Mapping[str, Array]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Event
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from conformance.candidate import Variant
 from conformance.case import Case, Shape, make_case
@@ -26,8 +26,7 @@ from conformance.signature import GENERIC
 from conformance.verdict import Broken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(Struct, frozen=True, kw_only=True):
     """One candidate's health. problem: "" when it is healthy."""
 
     candidate: str

@@ -18,10 +18,10 @@ has to allow for it: see `conformance.diagnosis.leanings`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from conformance.algebra import Activation, Rows, alike
 from conformance.case import Case
@@ -36,16 +36,14 @@ _STRAIGHT: Final = 0.05
 _SIGMAS: Final = 6.0
 
 
-@dataclass(frozen=True, slots=True)
-class Scattered:
+class Scattered(Struct, frozen=True):
     """A float64 value and the variance of a conforming computed value around it."""
 
     value: Array
     variance: Array
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(Struct, frozen=True):
     """Evaluation with the variance of rounding errors in one format.
 
     coarser: the format is not that of the case, whose inputs, parameters and observed states are rounded to it.

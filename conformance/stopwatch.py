@@ -6,10 +6,10 @@ Whatever a worker does becomes a `Broken`; what it answers is checked before any
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from conformance.case import Case
 from conformance.compare import Observed
@@ -21,8 +21,7 @@ from conformance.worker.api import Level
 from conformance.worker.wire import Message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
+class Preparation(Struct, frozen=True, kw_only=True):
     """A call made ready: the path that runs, what it computes, how long it took to make ready."""
 
     path: str
@@ -30,8 +29,7 @@ class Preparation:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True):
     """Calls in a row: the seconds of each, and the CPU seconds of all of them together."""
 
     seconds: tuple[float, ...]

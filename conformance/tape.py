@@ -9,10 +9,11 @@ Griewank & Walther, Evaluating Derivatives, 2008, chapter 3). Over `Exact` it gi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from conformance.algebra import SIGMOID, Activation, Algebra, Bounded, Exact, Rounded, Rows, RunningError, gamma
 from conformance.errors import SpecError
@@ -35,7 +36,7 @@ def mapped(value: V, change: Callable[[Array], Array]) -> V:
     """A change of layout of whatever arrays a value holds."""
     if isinstance(value, np.ndarray):
         return cast("V", change(value))
-    held = {each.name: getattr(value, each.name) for each in fields(cast("Any", value))}
+    held = asdict(cast("Any", value))
     return type(value)(**{k: change(v) if isinstance(v, np.ndarray) else v for k, v in held.items()})
 
 
@@ -80,8 +81,7 @@ class Sums(Protocol[V]):
         """`slope`, uncertain where the argument may lie on the other side of a kink."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExactSums:
+class ExactSums(Struct, frozen=True):
     """Sums in float64."""
 
     def outer(self, left: Array, right: Array, slots: int) -> Array:
@@ -95,8 +95,7 @@ class ExactSums:
         return slope
 
 
-@dataclass(frozen=True, slots=True)
-class RoundedSums(ExactSums):
+class RoundedSums(ExactSums, frozen=True):
     """Sums as automatic differentiation takes them: step by step from the last, every partial sum stored."""
 
     format: Format
@@ -114,8 +113,7 @@ class RoundedSums(ExactSums):
         return self._partial(_slotwise(value, slots).sum(axis=1))
 
 
-@dataclass(frozen=True, slots=True)
-class BoundedSums:
+class BoundedSums(Struct, frozen=True):
     """Sums with a running error bound."""
 
     format: Format
@@ -144,8 +142,7 @@ class BoundedSums:
         return Bounded(slope.value, error)
 
 
-@dataclass(frozen=True, slots=True)
-class SpreadSums:
+class SpreadSums(Struct, frozen=True):
     """Sums with a variance."""
 
     format: Format
@@ -181,8 +178,7 @@ class SpreadSums:
         return Scattered(slope.value, variance)
 
 
-@dataclass(frozen=True, slots=True)
-class Perturbed(Exact):
+class Perturbed(Exact, frozen=True):
     """Evaluation in which every rounding is a random error, in several samples along a leading axis.
 
     As in stochastic arithmetic (Vignes 2004, Numerical Algorithms 37), with uniform errors. In the first half of the
@@ -239,8 +235,7 @@ class Perturbed(Exact):
         return self._stored(numerator / denominator)
 
 
-@dataclass(frozen=True, slots=True)
-class PerturbedSums(ExactSums):
+class PerturbedSums(ExactSums, frozen=True):
     """Sums with random errors: step by step, every partial sum stored."""
 
     ops: Perturbed
@@ -277,8 +272,7 @@ def sums_of(ops: Algebra[Any]) -> Sums[Any]:
 # --- derivatives of activations ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Derivative:
+class Derivative(Struct, frozen=True, kw_only=True):
     """The derivative of an activation.
 
     formula: (argument, value, algebra) -> slope, as frameworks evaluate it: from the rounded value where they can.
@@ -348,8 +342,7 @@ Pull: TypeAlias = Callable[[Any, Take], Any]
 """(adjoint of a result, take) -> adjoint of one of its arguments: a vector-Jacobian product."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Node(Generic[V]):
+class Node(Struct, Generic[V], frozen=True, eq=False):
     """A value, and how an adjoint of it passes to what it was computed from.
 
     state: whether it depends on the state before the step; outer: whether it depends on x or a parameter.
@@ -363,8 +356,7 @@ class Node(Generic[V]):
     products: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Tape(Generic[V]):
+class Tape(Struct, Generic[V], kw_only=True, eq=False):
     """An algebra over nodes that records the step; a step works row by row.
 
     slots: the number of slots recorded at once, with equally many rows each.

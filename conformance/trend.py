@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from conformance.bisect import History, State, search
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mistake:
+class Mistake(Struct, frozen=True, kw_only=True):
     """What a fault is: its sentence, the right equation, and the wrong one."""
 
     statement: str
@@ -17,8 +17,7 @@ class Mistake:
     equation: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One question, and its state in every release of the matrix."""
 
     variant: str
@@ -31,8 +30,7 @@ class Row:
         return search(versions, self.states.__getitem__, scan=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
+class Matrix(Struct, frozen=True, kw_only=True):
     """What was asked of which releases.
 
     candidate: as it was named; distribution: whose releases these are. versions: oldest first.

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
-from msgspec.structs import replace as replace_struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from conformance.bench import machine
 from conformance.block import Block
@@ -61,8 +61,7 @@ CASE_BY_CASE: Final = "the same with a message and a judgement for every case in
 JUDGING: Final = "judging the answers of the floor's workers, while nothing else runs"
 
 
-@dataclass(slots=True)
-class Bench:
+class Bench(Struct):
     """Warm workers of some groups (one for each candidate), and the rounds of all sides."""
 
     groups: Sequence[Group]
@@ -294,7 +293,7 @@ def measure(bench: Bench, hand: Handwritten, *, rounds: int = ROUNDS, progress: 
     found += startups(hand, bench.scratch, progress)
     hand.stop()
     memory |= {"by hand": hand.peak} if hand.peak else {}
-    return replace_struct(
+    return replace(
         line,
         sides=tuple(found),
         points=tuple(points),

@@ -7,12 +7,12 @@ right is shown by the conformance suite, on the frameworks themselves.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 
 from conformance.candidate import Adapter
@@ -221,7 +222,7 @@ def test_features_are_attested_in_a_fixed_order() -> None:
     )
     assert plain.features == ()
     assert attest("f(x)", plain.features) == "f(x)"
-    asked = replace(
+    asked = dataclasses.replace(
         plain,
         lengths=np.ones(1, int),
         reverse=True,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 import conformance.adequacy as module
 from conformance.adequacy import ORACLES, Adequacy, adequacy, caught_by_oracles

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conformance.algebra import Rounded
 from conformance.case import Case
@@ -71,16 +70,18 @@ def test_any_order_of_summation_agrees(cell: str) -> None:
         large = {name: 8.0 * value if value.ndim == 1 else value for name, value in case.parameters.items()}
         case = replace(case, parameters=large)
         for backwards in (False, True):
-            verdict = judge(case, observed_of(cell_named(cell).run(case, ops=Sequential(backwards=backwards))), ())
+            verdict = judge(
+                case,
+                observed_of(cell_named(cell).run(case, ops=Sequential(arithmetic_of("float32", ""), backwards))),
+                (),
+            )
             assert isinstance(verdict, Agrees), (seed, backwards)
 
 
-class Sequential(Rounded):
+class Sequential(Rounded, frozen=True):
     """float32, where sums and products of a pre-activation run through one accumulator, term by term."""
 
-    def __init__(self, *, backwards: bool) -> None:
-        super().__init__(arithmetic_of("float32", ""))
-        object.__setattr__(self, "backwards", backwards)
+    backwards: bool
 
     def dot(self, matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """Products, not yet summed, in a fourth axis that `total` consumes; alone, summed at once."""

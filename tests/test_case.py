@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from conformance.case import Case, Initial, Padding, case_from_json, case_to_json, make_case
 from conformance.cells import CELLS, cell_named

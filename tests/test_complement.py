@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conformance.algebra import Exact, Rounded
 from conformance.case import Case, Initial, case_from_json, case_to_json

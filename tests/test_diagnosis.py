@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conformance.algebra import SIGMOID, TANH, Activation, Algebra, Rounded
 from conformance.case import Case, Initial, Parameters, Shape, make_case

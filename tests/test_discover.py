@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from conformance.candidate import Spec, parse_spec
 from conformance.cells.fault import Fault
@@ -250,7 +250,7 @@ def test_faults_of_installed_distributions_are_registered(monkeypatch: pytest.Mo
     [
         (("gru", "no fault"), "gives no fault"),
         (("cell", HALF), "no fault catalogue"),
-        (("gru", dataclasses.replace(HALF, name="swap_rz")), "registered already"),
+        (("gru", replace(HALF, name="swap_rz")), "registered already"),
     ],
     ids=["no fault", "unknown cell", "name taken"],
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conformance.behaviours import correct
 from conformance.case import Case, case_from_json

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conformance.algebra import Activation, Exact, RunningError
-from conformance.case import Case, Initial, make_case
+from conformance.case import Case, Initial, make_case, unchecked
 from conformance.cells import CELLS, cell_named
 from conformance.cells.cell import Sequence
 from conformance.cells.fault import Fault
@@ -136,14 +136,9 @@ def objective(case: Case, sequence: Sequence) -> complex:
 
 def shifted(case: Case, name: str, step: Any) -> Case:
     """The case with `step` added to one array; complex numbers are not values of a dtype, so no check is made."""
-    changed = object.__new__(Case)
-    for each in Case.__slots__:
-        object.__setattr__(changed, each, getattr(case, each))
     if name in ("x", "h0", "c0"):
-        object.__setattr__(changed, name, getattr(case, name) + step)
-    else:
-        object.__setattr__(changed, "parameters", {**case.parameters, name: case.parameters[name] + step})
-    return changed
+        return unchecked(case, {name: getattr(case, name) + step})
+    return unchecked(case, {"parameters": {**case.parameters, name: case.parameters[name] + step}})
 
 
 @pytest.mark.parametrize("cell", CELLS)

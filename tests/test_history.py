@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from conformance.bisect import History, State, search
 from conformance.report.affected import affected, could_not, spans, trend_headline, trend_outcome

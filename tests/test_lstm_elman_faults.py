@@ -6,11 +6,11 @@ A framework returns all memories of an LSTM, only the last ones, or none at all;
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conformance.algebra import Rounded
 from conformance.case import INITIALS, Case, Initial, make_case

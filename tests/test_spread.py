@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conformance.algebra import SIGMOID, TANH, Activation, Rounded
 from conformance.case import Case, Shape
@@ -25,8 +25,7 @@ SHAPES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel(Rounded):
+class Kernel(Rounded, frozen=True):
     """Float32 arithmetic that accumulates in float32, forward or backward, and may fold the biases."""
 
     forward: bool = True

@@ -7,13 +7,14 @@ order. A naive loop over each row gives the histories that there must be.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 from test_case import drawn
 
 from conformance.algebra import Exact
@@ -35,8 +36,7 @@ History: TypeAlias = tuple[int, ...] | None
 """The inputs that a state has consumed, () for the initial state, None for zeros that belong to no state."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, frozen=True):
     """What a row returns: a history per output, and the final one."""
 
     outputs: list[History]

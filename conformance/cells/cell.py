@@ -14,11 +14,12 @@ the last) is carried along as the algebra's values: with a running error bound, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from conformance.algebra import Activation, Algebra, Exact
@@ -37,8 +38,7 @@ NOTHING: Final = -2
 NO_INPUT: Final = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
+class Rows(Struct, frozen=True, kw_only=True, eq=False):
     """What a wiring is made for: T, the real steps of each row (B,), and whether rows are consumed from their end.
 
     backward: whether this is the backward one of two directions.
@@ -50,8 +50,7 @@ class Rows:
     backward: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Wiring:
+class Wiring(Struct, frozen=True, kw_only=True, eq=False):
     """Slots 0 ... T-1 are the outputs in the order returned; slot T is the final state.
 
     inputs: (T+1, B) time index consumed by a slot, NO_INPUT where the state is only copied.
@@ -118,8 +117,7 @@ def itself(block: Block) -> Block:
     return block
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variation:
+class Variation(Struct, frozen=True, kw_only=True):
     """How a sequence departs from the correct one; by default not at all.
 
     equations: replaces the cell's own. wiring: replaces `wire`. lane0: every row continues from row 0's previous state.
@@ -171,8 +169,7 @@ class Emit(Protocol[E_contra]):
         """Intermediates on flattened rows; `memory` is c before and after the step, None for cells without."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace(Generic[V]):
+class Trace(Struct, Generic[V], frozen=True, kw_only=True):
     """A whole sequence as an algebra's values on flattened rows.
 
     outputs: (T*B, directions * P), slot by slot; final_state: (B, layers * directions * P); cells and final_cell: the
@@ -195,8 +192,7 @@ class Trace(Generic[V]):
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sequence:
+class Sequence(Struct, frozen=True, kw_only=True):
     """A whole sequence: outputs (B, T, S), final_state, cells, final_cell, and every intermediate (B, T, .) by name."""
 
     outputs: Array
@@ -206,16 +202,14 @@ class Sequence:
     intermediates: dict[str, Array]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """What of a sequence was observed, finite: outputs (B, T, S), and all memories c where they were returned."""
 
     outputs: Array
     cells: Array | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run(Generic[V]):
+class _Run(Struct, Generic[V], frozen=True, kw_only=True):
     """One block's slots on flattened rows ((T+1)*B, .): states, memories, intermediates."""
 
     h: V
@@ -223,8 +217,7 @@ class _Run(Generic[V]):
     intermediates: dict[str, V]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Complement(Generic[E]):
+class Complement(Struct, Generic[E], frozen=True, kw_only=True):
     """How a cell is computed by implementations whose update gate is the complement of the canonical one.
 
     negated: the parameters whose sign differs there; equations: any variation of the canonical equations in that form.
@@ -238,8 +231,7 @@ class Complement(Generic[E]):
         return {name: -value if name.rpartition(".")[2] in self.negated else value for name, value in p.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell(Generic[E]):
+class Cell(Struct, Generic[E], frozen=True, kw_only=True):
     """A recurrence.
 
     parameters: canonical name -> shape in the letters D (features), H (hidden) and P (output), matrices (out, in).
@@ -415,8 +407,7 @@ class Cell(Generic[E]):
         return flow.free(inputs, initial) if seen is None else flow.forced(inputs, initial, seen)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Flow(Generic[V]):
+class _Flow(Struct, Generic[V], frozen=True, kw_only=True):
     """The flow of states through the slots of one block."""
 
     cell: Cell[Any]

@@ -12,8 +12,9 @@ Hinton 2015, arXiv:1504.00941.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from msgspec import Struct, field
 
 from conformance.algebra import RELU, TANH, Activation, Algebra
 from conformance.case import Parameters
@@ -42,8 +43,7 @@ def activated_sum(p: Parameters, x: V, h: V, activation: Activation, ops: Algebr
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Equations:
+class Equations(Struct, frozen=True, kw_only=True):
     """The parts of a simple step that implementations get wrong; a fault replaces one of them."""
 
     activation: Activation = TANH

@@ -8,10 +8,10 @@ wiring of time and state, the input, the initial state, or the arithmetic; nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
 
 from conformance.algebra import Activation, Algebra, Rounded
 from conformance.case import Case, Evaluation, Parameters, unchecked
@@ -23,8 +23,7 @@ from conformance.worker.api import block, prefix_of
 Transform = Callable[[Parameters], Mapping[str, Array]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(Struct, frozen=True, kw_only=True):
     """What a fault is, for a reader: its statement, and the wrong equation beside the right one."""
 
     statement: str
@@ -40,8 +39,7 @@ class Told:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """One named defect.
 
     statement: what the implementation does wrong, as a sentence for a maintainer.

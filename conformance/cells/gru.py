@@ -15,8 +15,10 @@ has an absolute error and z itself a relative one. `COMPLEMENT` evaluates that c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from conformance.algebra import SIGMOID, TANH, Activation, Algebra
 from conformance.case import Parameters
@@ -57,8 +59,7 @@ def write_with_z(z: V, n: V, h: V, ops: Algebra[V]) -> V:
     return ops.mix(z, h, n)
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """How the next state is made of z, n and h.
 
     form: in the convention evaluated; complement: what does the same in the other one.
@@ -75,8 +76,7 @@ class Update:
 UPDATE: Final = Update(keep_with_z, write_with_z)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Equations:
+class Equations(Struct, frozen=True, kw_only=True):
     """The parts of a GRU step that implementations get wrong; a fault replaces some of them."""
 
     reset_gate: Activation = SIGMOID

@@ -20,8 +20,9 @@ biases per gate as in cuDNN and ``torch.nn.LSTM``; only b_x + b_h matters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from msgspec import Struct, field
 
 from conformance.algebra import SIGMOID, TANH, Activation, Algebra
 from conformance.case import Parameters
@@ -62,8 +63,7 @@ def newest(memory: tuple[V, V]) -> V:
     return memory[1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Equations:
+class Equations(Struct, frozen=True, kw_only=True):
     """The parts of an LSTM step that implementations get wrong; a fault replaces one of them.
 
     gate: of i, f and o; candidate: of g; squash: of the memory on its way out.

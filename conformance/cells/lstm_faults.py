@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from conformance.algebra import IDENTITY, RELU, SIGMOID, TANH, Activation, Algebra
 from conformance.cells.fault import Fault, zeroed

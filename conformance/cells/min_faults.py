@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from conformance.algebra import HARD_SIGMOID, HARD_SIGMOID6, RELU, SIGMOID, TANH, Activation, Algebra, G
 from conformance.case import Parameters

@@ -16,8 +16,9 @@ form, appendix B.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from msgspec import Struct, field
 
 from conformance.algebra import SIGMOID, Activation, Algebra, G
 from conformance.case import Parameters
@@ -41,8 +42,7 @@ def mix_in(z: V, n: V, h: V, ops: Algebra[V]) -> V:
     return ops.mix(z, h, n)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Equations:
+class Equations(Struct, frozen=True, kw_only=True):
     """The parts of a minGRU step that implementations get wrong; a fault replaces one of them.
 
     candidate: the activation of n; None for none.

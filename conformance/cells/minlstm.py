@@ -17,8 +17,9 @@ Source: Feng et al. 2024, "Were RNNs All We Needed?", arXiv:2410.01201, section 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from msgspec import Struct, field
 
 from conformance.algebra import SIGMOID, Activation, Algebra, G
 from conformance.case import Parameters
@@ -43,8 +44,7 @@ def normalised(forget: V, accept: V, gate: Activation, ops: Algebra[V]) -> tuple
     return ops.quotient(f, both), ops.quotient(i, both)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Equations:
+class Equations(Struct, frozen=True, kw_only=True):
     """The parts of a minLSTM step that implementations get wrong; a fault replaces one of them.
 
     candidate: the activation of n; None for none.

@@ -8,8 +8,9 @@ that explains an output which the declared one does not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from conformance.cells.fault import Fault
 from conformance.rounding import FORMATS, DtypeName, Format

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from conformance.algebra import Algebra, Bounded, RunningError
 from conformance.case import Case, Parameters

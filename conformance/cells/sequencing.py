@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from conformance.cells.cell import INITIAL, NO_INPUT, NOTHING, Block, Indices, Rows, Wiring, wire
 from conformance.cells.fault import Fault

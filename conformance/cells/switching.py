@@ -20,10 +20,10 @@ exploitation tradeoff using variance estimates in multi-armed bandits", theorem 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from conformance.case import Case
@@ -34,8 +34,7 @@ NEVER: Final = 0
 """The index of "it was never drawn" among the weights; that of step tau (from 0) is tau + 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class System:
+class System(Struct, frozen=True, kw_only=True, eq=False):
     """A switching system: probabilities z (T, B, H) of a draw, means n (T, B, H) of what is drawn, h0 (B, H)."""
 
     z: Array
@@ -88,8 +87,7 @@ def system(case: Case) -> System:
     return System(z=i / (f + i), n=n, h0=case.h0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Simulation:
+class Simulation(Struct, frozen=True, kw_only=True, eq=False):
     """Means over simulated latent paths (T, B, H), their standard errors, and what bounds every value that can occur.
 
     range: the largest possible value less the smallest, by step and unit.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
-from msgspec.structs import replace as replace_struct
+from msgspec.structs import replace
 
 from conformance.case import Case, Evaluation
 from conformance.cli.recording import keeper, new_record, now, written
@@ -205,11 +204,11 @@ def _evaluation(reading: Reading) -> Evaluation:
 def _own_line(line: Line, base: str, facts: dict[str, str]) -> Line:
     """The line with the command of this module in place of that of ``run``, and with how the object was understood."""
     if isinstance(line, CandidateLine):
-        return replace_struct(line, facts={**line.facts, **facts})
+        return replace(line, facts={**line.facts, **facts})
     if not isinstance(line, Finding) or line.example is None:
         return line
     _, found, case = line.example.command.partition(" --case ")
-    return replace_struct(line, example=replace_struct(line.example, command=f"{base}{found}{case}"))
+    return replace(line, example=replace(line.example, command=f"{base}{found}{case}"))
 
 
 def _again(record: Record, base: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 import click
+from msgspec import Struct
 
 from conformance.archive import Archive, Question, at_release, question
 from conformance.bisect import State
@@ -37,8 +37,7 @@ Exit codes:
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(Struct, frozen=True, kw_only=True):
     """What is asked of which releases. groups: the questions, of no release; archive: who answers."""
 
     name: str

@@ -6,10 +6,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from conformance.campaign import Campaign, budget, spread
 from conformance.candidate import parse_spec

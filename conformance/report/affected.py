@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.bisect import State
 from conformance.report.history import warnings
@@ -18,8 +19,7 @@ _NAMED: Final = 3
 _SIZES: Final = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Affected:
+class Affected(Struct, frozen=True, kw_only=True):
     """What is wrong alike in some releases.
 
     name: the faults that explain it, or that none does; known: those that are described, each with its name. releases:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.record import Finding
 from conformance.report.divergence import FaultText
@@ -17,8 +18,7 @@ SHORT: Final = 40
 """Longer tables are folded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultSet:
+class FaultSet(Struct, frozen=True, kw_only=True):
     """A set of faults that one or several agreeing checks rule out, in the order of the catalogue."""
 
     anchor: str
@@ -26,8 +26,7 @@ class FaultSet:
     faults: tuple[FaultText, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class Agreement(Struct, frozen=True, kw_only=True):
     """An agreeing check: what it rules out, and how close to its bound it came."""
 
     anchor: str
@@ -44,8 +43,7 @@ class Agreement:
     trials: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreements:
+class Agreements(Struct, frozen=True, kw_only=True):
     """The agreeing checks of one cell, and the sets of faults that they rule out."""
 
     cell: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from conformance.gate import outcome
 from conformance.record import Record
@@ -13,8 +14,7 @@ from conformance.report.outcome import exit_code, headline
 Word = Literal["passes", "fails", "could not tell"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """sentence: the answer in words; exit_code: 0, 1 or 3, as the command that wrote the record ends."""
 
     sentence: str

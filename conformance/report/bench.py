@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.record import BenchLine, BenchSide, Incident, Record, ScanLine
 from conformance.report.harness import HarnessView, missed
@@ -41,8 +42,7 @@ _LIMITS: Final = 20
 _OUTCOMES: Final = {0: "agrees", 1: "diverges"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideRow:
+class SideRow(Struct, frozen=True, kw_only=True):
     """One side of a comparison, in words."""
 
     name: str
@@ -64,8 +64,7 @@ class SideRow:
     operations: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonView:
+class ComparisonView(Struct, frozen=True, kw_only=True):
     """One comparison: its sides, the picture of their ratios, and how it was made."""
 
     anchor: str
@@ -80,8 +79,7 @@ class ComparisonView:
     machine: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class Glance(Struct, frozen=True, kw_only=True):
     """A comparison in one row: the baseline's time, and what is told of every column's candidate."""
 
     title: str
@@ -94,8 +92,7 @@ class Glance:
     left_out: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScanView:
+class ScanView(Struct, frozen=True, kw_only=True):
     """The scans of one shape: pictures, and a table with a part for every number of steps."""
 
     anchor: str
@@ -106,8 +103,7 @@ class ScanView:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class Speed(Struct, frozen=True, kw_only=True):
     """All that a record says about speed."""
 
     columns: tuple[str, ...]
@@ -118,8 +114,7 @@ class Speed:
     harness: tuple[HarnessView, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeedPage:
+class SpeedPage(Struct, frozen=True, kw_only=True):
     """A report about speed alone. limits: what it could not tell, of which `more_limits` further ones are not shown."""
 
     headline: str

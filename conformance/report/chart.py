@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.report.wording import UNBOUNDED
 from conformance.verdict import StepRow
@@ -21,16 +22,14 @@ _MARKED: Final = 60
 """More points than this are drawn without markers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class Tick(Struct, frozen=True, kw_only=True):
     """A labelled place on an axis, in drawing units."""
 
     at: float
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
+class Series(Struct, frozen=True, kw_only=True):
     """One line of the chart: `path` is SVG path data, `points` the markers to draw."""
 
     kind: str
@@ -38,8 +37,7 @@ class Series:
     points: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
+class Chart(Struct, frozen=True, kw_only=True):
     """Per-step residual, bound and free-running difference; `shade` is the area inside the bound."""
 
     series: tuple[Series, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.record import CandidateLine, Finding, Trial
 from conformance.report.chart import Chart, gauge, step_chart
@@ -21,8 +22,7 @@ _FACTS: Final = ("platform", "python", "device", "numpy", "threads")
 """What an issue tells of the environment."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultText:
+class FaultText(Struct, frozen=True, kw_only=True):
     """A fault as a report names it; anchor is "" when the record does not describe it."""
 
     name: str
@@ -32,8 +32,7 @@ class FaultText:
     anchor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hypothesis:
+class Hypothesis(Struct, frozen=True, kw_only=True):
     """How far one fault is from explaining the output; says: what its share means."""
 
     fault: FaultText
@@ -43,8 +42,7 @@ class Hypothesis:
     explains: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class Gate(Struct, frozen=True, kw_only=True):
     """An intermediate where the output first differs: by the equations, and as it came or must have been.
 
     differs: by more than the bound of the element.
@@ -57,8 +55,7 @@ class Gate:
     differs: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Divergence:
+class Divergence(Struct, frozen=True, kw_only=True):
     """A diverging finding, ready to be shown; full is False for those that are shown in short.
 
     aside: the level of its requirement, where that does not decide; numbers: whether an element diverges, not a shape.
@@ -98,8 +95,7 @@ class Divergence:
     case: MinimalCase | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alike:
+class Alike(Struct, frozen=True, kw_only=True):
     """A further divergence that the same fault explains, in one row."""
 
     anchor: str
@@ -114,8 +110,7 @@ class Alike:
     command: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CauseText:
+class CauseText(Struct, frozen=True, kw_only=True):
     """The divergences of one candidate that one fault explains: one in full, the others in a row each."""
 
     lead: Divergence

@@ -7,9 +7,9 @@ something else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
+from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
 
@@ -54,8 +54,7 @@ _ANSWERS: Final[dict[Answer, tuple[str, Tone]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeRow:
+class ChangeRow(Struct, frozen=True, kw_only=True):
     """Changes of one variant and requirement of which the same is to be said.
 
     cause: the fault that came or went, "" where none is named; aside: "does not decide", or "".
@@ -76,8 +75,7 @@ class ChangeRow:
     after_key: Key | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftRow:
+class DriftRow(Struct, frozen=True, kw_only=True):
     """Drift of one variant and cell. moved: how many of its probes; the figures are the largest ones."""
 
     variant: str
@@ -88,8 +86,7 @@ class DriftRow:
     share: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Absence:
+class Absence(Struct, frozen=True, kw_only=True):
     """A candidate that never came up. what: why, in a sentence; details: what was found and what to do, in lines."""
 
     candidate: str
@@ -97,8 +94,7 @@ class Absence:
     details: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateText:
+class GateText(Struct, frozen=True, kw_only=True):
     """The gate's section of a report."""
 
     answer: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.record import Finding, Record
 from conformance.report.outcome import ORDER, Outcome, findings, outcome_of
@@ -25,8 +26,7 @@ _WORDS: Final[Mapping[Outcome, tuple[str, str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """Where a requirement belongs. clause: its name without the cell's, the whole name where it has no such part."""
 
     cell: str

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal, Protocol
 
+from msgspec import Struct
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,8 +24,7 @@ from conformance.report.wording import count, label, listed, number
 Clock = Literal["seconds", "cpu"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aim:
+class Aim(Struct, frozen=True, kw_only=True):
     """A ratio of two sides, a case each, and where it is to lie: at most `most`, or at least `least`.
 
     says: what the ratio means, in words. clock: whose ratio decides. A share of a run that keeps several cores busy is
@@ -97,8 +96,7 @@ _LONGEST: Final = 600
 _AXES: Final = {"steps": "steps, T", "units": "units, H", "cases": "cases", "candidates": "candidates"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(Struct, frozen=True, kw_only=True):
     """What is told of an aim: text of the ratio of seconds, of CPU seconds, of the target, and whether it is met.
 
     deciding: the figure that is held against the target.
@@ -114,8 +112,7 @@ class Told:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HarnessView:
+class HarnessView(Struct, frozen=True, kw_only=True):
     """One measurement, in words and pictures."""
 
     title: str

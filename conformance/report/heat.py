@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from conformance.report.wording import UNBOUNDED, share
 from conformance.verdict import ShareMap
@@ -16,8 +17,7 @@ _LARGEST, _SMALLEST, _READABLE = 40.0, 6.0, 17.0
 _LABELS: Final = 12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Square:
+class Square(Struct, frozen=True, kw_only=True):
     """One entry: its place, how far outside, the digit to write into it, and what it says."""
 
     x: float
@@ -27,8 +27,7 @@ class Square:
     says: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeatMap:
+class HeatMap(Struct, frozen=True, kw_only=True):
     """The whole picture. size: of a square; ticks: (place, text); rows: the table behind it."""
 
     width: float

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from conformance.record import Finding, Record, Trial
 from conformance.report.divergence import FaultText
@@ -14,8 +15,7 @@ from conformance.report.outcome import Result, levels, results
 from conformance.report.wording import block, label
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequirementText:
+class RequirementText(Struct, frozen=True, kw_only=True):
     """A requirement as it stood when the record was made. aside: its level, where that does not decide."""
 
     name: str
@@ -28,8 +28,7 @@ class RequirementText:
     anchor: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(Struct, frozen=True, kw_only=True):
     """A candidate's column. key, framework: what the filter calls the candidate and its framework."""
 
     name: str

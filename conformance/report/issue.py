@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from conformance.record import Example
 from conformance.report.wording import LIMIT, label, number, one_line
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(Struct, frozen=True, kw_only=True):
     """What an issue says. facts: of the environment; place, figures: of the first element outside its bound."""
 
     candidate: str

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, assert_never
+
+from msgspec import Struct
 
 from conformance.behaviours import BEHAVIOURS
 from conformance.case import Evaluation
@@ -40,8 +41,7 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class Lesson(Struct, frozen=True, kw_only=True):
     """What is told. evaluation: what z does in the equations judged by; said: whether the user said which they are.
 
     others: other equations and what would be said under them, in sentences; mapping: of the user's arrays, (name,

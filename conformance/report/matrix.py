@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from conformance.record import Finding
 from conformance.report.grouping import spoken
@@ -32,24 +33,21 @@ _FEW: Final = 6
 """Up to so many rows of one cell are shown unfolded, whatever they hold."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Mark(Struct, frozen=True, kw_only=True):
     """The dtypes of one place of the matrix that ended alike, each with the anchor of its details."""
 
     outcome: Outcome
     dtypes: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatrixRow:
+class MatrixRow(Struct, frozen=True, kw_only=True):
     """A requirement and its marks, one tuple per candidate of the block."""
 
     requirement: RequirementText
     marks: tuple[tuple[Mark, ...], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
+class Filter(Struct, frozen=True, kw_only=True):
     """One choice by which checks are shown: options are pairs of value and text, of groups under a heading or ""."""
 
     name: str
@@ -57,8 +55,7 @@ class Filter:
     groups: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellBlock:
+class CellBlock(Struct, frozen=True, kw_only=True):
     """The part of the matrix about one cell. shown: the rows to see at once; folded: those on which all is fine."""
 
     anchor: str

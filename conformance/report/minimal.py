@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from conformance.record import Example
 from conformance.report.wording import (
@@ -27,8 +28,7 @@ _ELEMENTS: Final = 240
 """More elements of the output than this are not shown one by one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayText:
+class ArrayText(Struct, frozen=True, kw_only=True):
     """A named array as aligned text."""
 
     name: str
@@ -36,8 +36,7 @@ class ArrayText:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Element:
+class Element(Struct, frozen=True, kw_only=True):
     """One element of an array, expected from a free run of the reference."""
 
     array: str
@@ -48,8 +47,7 @@ class Element:
     first: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MinimalCase:
+class MinimalCase(Struct, frozen=True, kw_only=True):
     """The smallest case that shows the divergence, in full."""
 
     about: tuple[tuple[str, str], ...]

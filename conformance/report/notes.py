@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from conformance.record import Finding
 from conformance.report.outcome import Levels, fault_names, outcome_of
@@ -14,8 +15,7 @@ from conformance.verdict import Agrees, Broken, Diverges, Inconclusive, Unrepres
 Section: TypeAlias = Literal["unrepresentable", "inconclusive", "broken", "unsupported"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Struct, frozen=True, kw_only=True):
     """A finding among those that one note is about. target: where its subspace is told of, "" where nowhere.
 
     anchor: its own, "" where another section has it; aside: the level of its requirement if that does not decide.
@@ -28,8 +28,7 @@ class Check:
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(Struct, frozen=True, kw_only=True):
     """Findings of one candidate of which the same is to be said; text columns as their section needs them."""
 
     candidate: str
@@ -44,8 +43,7 @@ class Note:
     checks: tuple[Check, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
+class _Said(Struct, frozen=True, kw_only=True):
     """What a note says of a finding; equal ones share a note."""
 
     candidate: str

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
+
+from msgspec import Struct
 
 from conformance.known import check_known
 from conformance.record import CandidateLine, FaultEntry, Finding, Record, Trial
@@ -51,8 +52,7 @@ OPEN: Final[tuple[Outcome, ...]] = ("diverges", "broken", "inconclusive")
 """What is not fine."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Levels:
+class Levels(Struct, frozen=True, kw_only=True):
     """The level of every requirement of a record, and which of them decide.
 
     known: by name; a requirement that is not described, or whose level is no level, is a MUST.
@@ -88,8 +88,7 @@ def levels(record: Record) -> Levels:
     return Levels(known=known, must=any(known.get(name, "MUST") == "MUST" for name in named | known.keys()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(Struct, frozen=True, kw_only=True):
     """All that a record says about one candidate; line is None when its worker never came up.
 
     findings: those that decide, and make the outcome; beside: those that do not.
@@ -268,8 +267,7 @@ def fault_names(faults: Sequence[str]) -> str:
     return listed([label(name) for name in faults], last="or", most=4) or NOT_IN_CATALOGUE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class Cause(Struct, frozen=True, kw_only=True):
     """Divergences of one candidate that one fault, or set of faults, explains.
 
     faults: what explains all of them; pairs: where no fault does, the pairs of faults that do together.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.ratio import Ratio, Spread, paired_ratio, spread
 from conformance.record import BenchLine, BenchSide, Record, ScanLine
@@ -26,8 +28,7 @@ ONE_CORE: Final = 0.85
 """A side that computes and has less of a core than this had to wait for others."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conclusion:
+class Conclusion(Struct, frozen=True, kw_only=True):
     """What is told of a side.
 
     ratio: baseline seconds / its seconds, only where it may be told. cpu: the same of CPU seconds, which wait for

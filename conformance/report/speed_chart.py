@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from conformance.ratio import Ratio
 from conformance.report.chart import Tick
@@ -24,8 +26,7 @@ _LEAST, _MOST = 1e-300, 1e300
 _NICE: Final = (1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000, 1e4, 1e6)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class Bar(Struct, frozen=True, kw_only=True):
     """The interval of one side: ends and median across, y: where it lies; its name stands above, at y - `NAME`."""
 
     name: str
@@ -37,8 +38,7 @@ class Bar:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intervals:
+class Intervals(Struct, frozen=True, kw_only=True):
     """Ratios on a common axis. one: where equality lies; band: what the same code differed by, from and to."""
 
     bars: tuple[Bar, ...]
@@ -88,8 +88,7 @@ def _factor(value: float) -> str:
     return f"{value:.3g}\N{MULTIPLICATION SIGN}" if value >= 1 else f"{value:.2g}\N{MULTIPLICATION SIGN}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Struct, frozen=True, kw_only=True):
     """One side's numbers: SVG path data and its points."""
 
     name: str
@@ -98,8 +97,7 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
+class Growth(Struct, frozen=True, kw_only=True):
     """Numbers against the number of steps, or something else, both logarithmic."""
 
     title: str

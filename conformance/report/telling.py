@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from conformance.report.outcome import fault_names
 from conformance.report.rows import FindingRow, Standing
 from conformance.report.wording import apart, label, listed, number, share
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(Struct, frozen=True, kw_only=True):
     """Findings of one candidate that stand alike and are explained alike; lead: the first of them.
 
     asked: requirements with their dtypes; said: what is found. Both are harmless and on one line.

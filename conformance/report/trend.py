@@ -7,10 +7,10 @@ colour; the fill only repeats it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from markupsafe import Markup
+from msgspec import Struct
 from rich.table import Table
 from rich.text import Text
 
@@ -33,8 +33,7 @@ _FILLS: Final = {"A": "agrees", "D": "diverges", "N": "unavailable"}
 _LETTERS: Final = {"agrees": "A", "diverges": "D", "breaks": "B", "does not start": "S", "inconclusive": "I"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Mark(Struct, frozen=True, kw_only=True):
     """How a state is shown: a letter or two, the kind of fill, and its label in words."""
 
     text: str
@@ -42,8 +41,7 @@ class Mark:
     label: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(Struct, frozen=True, kw_only=True):
     """One state in the drawing and in the table; `x` and `y` are of the cell's corner."""
 
     version: str
@@ -53,8 +51,7 @@ class Cell:
     y: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Struct, frozen=True, kw_only=True):
     """One question: its name in two parts, its cells, and its history in words."""
 
     name: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from conformance.gate import outcome as gated
 from conformance.known import check_known
@@ -49,8 +49,7 @@ _BESIDE: Final = 20
 _FACT: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sum:
+class Sum(Struct, frozen=True, kw_only=True):
     """What a candidate's checks on one cell come to; anchor: of the cell's part of the matrix."""
 
     outcome: Outcome
@@ -58,8 +57,7 @@ class Sum:
     anchor: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CandidateRow:
+class CandidateRow(Struct, frozen=True, kw_only=True):
     """A candidate: what it is, its outcome, and one sum per cell (None where it has no check)."""
 
     name: str
@@ -73,8 +71,7 @@ class CandidateRow:
     sums: tuple[Sum | None, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clauses:
+class Clauses(Struct, frozen=True, kw_only=True):
     """The requirements and the catalogue of one cell."""
 
     cell: str
@@ -83,8 +80,7 @@ class Clauses:
     faults: tuple[FaultText, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(Struct, frozen=True, kw_only=True):
     """The whole report. beside: what is not fine on requirements that do not decide; gate: None where it is no gate's.
 
     headline: the answer with what is beside it; answered: the answer alone, under which `beside` is shown.

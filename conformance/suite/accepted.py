@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
+
+from msgspec import Struct
 
 from conformance.candidate import identity
 from conformance.gate import Kind, accepted, classify
@@ -17,8 +18,7 @@ from conformance.report.known import problem_text
 from conformance.verdict import Diverges, core
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
+class Ruling(Struct, frozen=True, kw_only=True):
     """What becomes of a test. change: its class against the baseline, "" without one or where nothing changed."""
 
     ends: Literal["passed", "failed", "expected", "open"]
@@ -30,8 +30,7 @@ OPEN = Ruling(ends="open")
 """Nothing is said: the requirement alone decides."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True):
     """The list and the record that a session names, None where it names none."""
 
     known: tuple[KnownEntry, ...] | None

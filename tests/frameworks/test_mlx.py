@@ -6,12 +6,12 @@ The real adapter runs on both. Every lie of the stand-in has to cost the agreeme
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from conformance.candidate import Spec
 from conformance.case import Case, Initial
