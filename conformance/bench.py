@@ -29,7 +29,7 @@ from conformance.ratio import paired_ratio
 from conformance.record import BenchSide
 from conformance.stopwatch import Timer
 from conformance.verdict import Agrees, Broken, Inconclusive, Unrepresentable, Verdict
-from conformance.worker.api import Level
+from conformance.worker.names import Level
 
 BATCH_SECONDS: Final = 0.025
 MAX_CALLS: Final = 5_000

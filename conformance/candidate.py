@@ -22,7 +22,7 @@ from conformance.case import Case, Evaluation, Initial, Padding
 from conformance.errors import SpecError
 from conformance.rounding import Arithmetic
 from conformance.verdict import Owner
-from conformance.worker.api import Level, attest
+from conformance.worker.names import Level, attest
 
 
 class Declared(Struct, frozen=True, kw_only=True):

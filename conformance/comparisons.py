@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from conformance.case import Case, Shape, make_case
 from conformance.cells import cell_named
 from conformance.record import Published
-from conformance.worker.api import Level
+from conformance.worker.names import Level
 
 Needs: TypeAlias = Literal["", "metal"]
 SOURCE: Final = "https://github.com/ml-explore/mlx/pull/3089, on Metal"

@@ -19,9 +19,9 @@ from conformance.comparisons import Comparison, case_of, measurable
 from conformance.errors import ConformanceError
 from conformance.host import Host
 from conformance.plan import Candidate, interpreter_of
-from conformance.process import PINNED
 from conformance.record import BenchLine, BenchSide, CandidateLine, Incident, Line, ScanLine
 from conformance.stopwatch import Stopwatch
+from conformance.threads import PINNED
 from conformance.verdict import Broken, Inconclusive
 
 DEADLINE: Final = 600.0

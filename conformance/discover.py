@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -108,6 +109,17 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     variants: Annotated[dict[Name, VariantEntry], Meta(min_length=1)]
 
 
+@cache
+def _entry_points() -> Any:  # of another type in every version of Python
+    """Those of all distributions: finding them takes longer than everything else that is done here."""
+    return entry_points()
+
+
+def offered(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group, as they were when a process asked first."""
+    return tuple(_entry_points().select(group=group))
+
+
 def load_faults() -> None:
     """Register the faults of installed distributions.
 
@@ -118,7 +130,7 @@ def load_faults() -> None:
     ------
     SpecError: an entry point cannot be loaded, gives something else, or repeats a name.
     """
-    points = entry_points(group=FAULT_ENTRY_POINTS)
+    points = offered(FAULT_ENTRY_POINTS)
     if not points:
         return
     from conformance.cells.fault import Fault  # noqa: PLC0415 - most have none, and wait for their first answer
@@ -163,7 +175,7 @@ def find_adapters(extra: Iterable[Path] = ()) -> dict[str, Adapter]:
     SpecError: a manifest that is missing or malformed, two adapters with one name.
     """
     folders = [path.parent for path in sorted(data_folder("adapters").glob("*/adapter.toml"))]
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in offered(ENTRY_POINTS):
         spec = find_spec(point.value)
         locations = None if spec is None else spec.submodule_search_locations
         if not locations:

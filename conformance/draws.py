@@ -48,13 +48,14 @@ def forget() -> None:
 
 @kept(512)
 def ordinary(base: int, name: str, count: int, cell: str, lattice: Lattice) -> tuple[Signature, ...]:
-    """The signatures of the generated cases of every group, at most so many, with overlays.
+    """The signatures of so many generated cases of every group, with overlays; the first is the smallest there is.
 
     base: the seed; name: of what is asked, so that each question has cases of its own.
     """
-    from conformance.strategies import signatures, some  # noqa: PLC0415 - Hypothesis, only where something is drawn
+    from conformance.strategies import signature_of, some  # noqa: PLC0415 - Hypothesis, only where something is drawn
 
-    return tuple(some(signatures(cell=cell, lattice=lattice), count, f"{base} {name}"))
+    numbers = [0, *some(count - 1, f"{base} {name}")]
+    return tuple(signature_of(number, cell=cell, lattice=lattice) for number in numbers)
 
 
 @kept(512)
@@ -63,21 +64,16 @@ def chunk(base: int, name: str, number: int, cell: str, lattice: Lattice) -> tup
 
     base, name: as in `ordinary`.
     """
-    from conformance.strategies import signatures, some  # noqa: PLC0415 - as above
+    from conformance.strategies import signature_of, some  # noqa: PLC0415 - as above
 
-    found = some(signatures(cell=cell, lattice=lattice, overlays=False), CHUNK, f"{base} {name} {number}")
-    # It may draw fewer than asked for where it thinks that it has seen all.
-    return tuple(found[place % len(found)] for place in range(CHUNK))
+    drawn = some(CHUNK, f"{base} {name} {number}")
+    return tuple(signature_of(one, cell=cell, lattice=lattice, overlays=False) for one in drawn)
 
 
 @kept(512)
 def fresh_shape(base: int, name: str, index: int, lattice: Lattice) -> tuple[Shape, bool]:
-    """One of the fresh shapes by number, with whether it is batched: none that the lattice has.
+    """One of the fresh shapes by number, with whether it is batched: none that the lattice has."""
+    from conformance.strategies import fresh_shape_of, some  # noqa: PLC0415 - as above
 
-    Each is drawn from a seed of its own: of several in a row Hypothesis makes some from the one before.
-    """
-    from conformance.strategies import fresh_shapes, some  # noqa: PLC0415 - as above
-
-    strategy = fresh_shapes().filter(lambda one: one not in lattice and one not in LATTICE)
-    *_, last = some(strategy, 2, f"{base} {name} fresh shape {index}")  # It begins with the simplest one.
-    return last
+    shapes = map(fresh_shape_of, some(CHUNK, f"{base} {name} fresh shape {index}"))
+    return next(one for one in shapes if one not in lattice and one not in LATTICE)

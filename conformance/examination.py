@@ -13,7 +13,6 @@ from conformance.case import Case
 from conformance.compare import Observed, together
 from conformance.draws import CHUNK
 from conformance.exchange import Observations
-from conformance.gradient import judge_gradients
 from conformance.host import MAX_RESTARTS, Host
 from conformance.judge import (
     TrialVerdict,
@@ -68,6 +67,12 @@ class Failed(Struct, frozen=True, kw_only=True):
     shown: Pair
 
 
+def _gradients() -> Callable[[Case, Observed, frozenset[str]], TrialVerdict]:
+    from conformance.gradient import judge_gradients  # noqa: PLC0415 - where gradients are asked for
+
+    return judge_gradients
+
+
 NOTHING_OBSERVED: Final = Observed(outputs=np.zeros((0, 0, 0)), final_state=np.zeros((0, 0)))
 
 
@@ -86,8 +91,11 @@ class Examination(Struct):
     path: str = ""
     latest: Observed = field(default=NOTHING_OBSERVED)
 
-    def judged(self, case: Case, *, remaining: frozenset[str] | None = None) -> Judged:
-        """Run and judge one case; nothing is recorded. remaining: the faults to be ruled out, if not those left."""
+    def judged(self, case: Case, *, remaining: frozenset[str] | None = None, after: Case | None = None) -> Judged:
+        """Run and judge one case; nothing is recorded.
+
+        remaining: the faults to be ruled out, if not those left; after: what is run next, meanwhile, if this agrees.
+        """
         wanted = frozenset(self.remaining) if remaining is None else remaining
         case = self.group.candidate.variant.declared(case)
         relation = self.group.requirement.relation
@@ -95,7 +103,9 @@ class Examination(Struct):
         try:
             if relation in (REFERENCE, GRADIENT):
                 observed = self.run(case)
-                ask = judge if relation == REFERENCE else judge_gradients
+                if after is not None:
+                    self.host.foresee(after)
+                ask = judge if relation == REFERENCE else _gradients()
                 verdict, shown = ask(case, observed, wanted), Pair(case=case, observed=observed)
             else:
                 verdict, pair = judge_relation(relation, case, self.run, wanted)
@@ -137,9 +147,9 @@ class Examination(Struct):
             return None
         return Inconclusive(why=f"another path ran: {path!r}, wanted {' or '.join(map(repr, wanted))}")
 
-    def trial(self, case: Case, phase: TrialPhase) -> Judged:
-        """Run, judge and record one case."""
-        judged = self.judged(case)
+    def trial(self, case: Case, phase: TrialPhase, *, after: Case | None = None) -> Judged:
+        """Run, judge and record one case; `after` is run next, if this one agrees."""
+        judged = self.judged(case, after=after)
         self.record(judged, phase)
         return judged
 

@@ -7,7 +7,7 @@ units. A case that breaks the worker is a verdict of its own and is not reduced:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +19,6 @@ from conformance.diagnosis import diagnosed, suspicion
 from conformance.draws import Lattice, ordinary
 from conformance.drift import probe
 from conformance.examination import Examination, Failed, NotObserved
-from conformance.example import example_of
-from conformance.gradient import gradient_deviation, visible_gradient_faults
 from conformance.host import Host
 from conformance.inputs import lattice_of, plainly, shipped_cases
 from conformance.judge import (
@@ -80,8 +78,14 @@ def examine(group: Group, host: Host, settings: Settings, emit: Callable[[Line],
         trials=state.trials,
         seconds=state.seconds,
         visible=visible,
-        example=None if failed is None else example_of(group, settings, failed, host.version),
+        example=None if failed is None else _example(group, settings, failed, host.version),
     )
+
+
+def _example(group: Group, settings: Settings, failed: Failed, version: str) -> Example:
+    from conformance.example import example_of  # noqa: PLC0415 - where something diverges
+
+    return example_of(group, settings, failed, version)
 
 
 def campaigned(group: Group, host: Host, settings: Settings, emit: Callable[[Line], None]) -> TrialVerdict:
@@ -110,6 +114,8 @@ def must_rule_out(group: Group) -> frozenset[str]:
             arithmetic=group.candidate.variant.arithmetic.get(group.dtype, ""),
         )
     if requirement.relation == GRADIENT:
+        from conformance.gradient import visible_gradient_faults  # noqa: PLC0415 - where gradients are asked for
+
         return visible_gradient_faults(requirement.cell, group.zeroed)
     return frozenset(requirement.aims)
 
@@ -124,10 +130,11 @@ def _shipped(state: Examination) -> Failed | None:
     leaning = plainly(group.requirement)
     padding = group.candidate.variant.padding
     probed = not plainly(group.requirement)
-    for case in shipped_cases(group.requirement, group.dtype, zeroed=group.zeroed, padding=padding):
+    shipped = shipped_cases(group.requirement, group.dtype, zeroed=group.zeroed, padding=padding)
+    for case, after in _paired(state, shipped):
         if state.hopeless:
             break
-        judged = state.judged(case)
+        judged = state.judged(case, after=after)
         if not probed and judged.shown is not None:
             probed = True
             shown = judged.shown
@@ -186,14 +193,26 @@ def _generated(state: Examination) -> Failed | None:
     if chosen.examples < 1 or chosen.remembered is not None or state.hopeless:
         return None
     name = f"{group.requirement.name} {group.dtype}"
-    for signature in ordinary(chosen.seed, name, examples, group.requirement.cell, _lattice(state)):
-        failure = state.trial(_built(group, signature), "generated").failure
+    drawn = ordinary(chosen.seed, name, examples, group.requirement.cell, _lattice(state))
+    built = (_built(group, signature) for signature in drawn)
+    for signature, (case, after) in zip(drawn, _paired(state, built), strict=True):
+        failure = state.trial(case, "generated", after=after).failure
         if failure is not None:
             _keep(state, signature, 0, 0, 0)
             return _smallest(state, failure)
         if state.hopeless:
             break
     return None
+
+
+def _paired(state: Examination, cases: Iterable[Case]) -> Iterator[tuple[Case, Case | None]]:
+    """Every case, as the candidate declares to compute it, and the one after it."""
+    declared = map(state.group.candidate.variant.declared, cases)
+    case = next(declared, None)
+    while case is not None:
+        after = next(declared, None)
+        yield case, after
+        case = after
 
 
 def _built(group: Group, signature: Signature) -> Case:
@@ -287,7 +306,10 @@ def _smallest(state: Examination, failure: Failed) -> Failed:
 def _reduced(state: Examination, failure: Failed, shapes: Sequence[Shape]) -> Failed:
     """The failure on a smaller case that gets the same name; the same one where there is none."""
     names, case = failure.verdict.faults, failure.judged.case
-    differs = {REFERENCE: deviation, GRADIENT: gradient_deviation}.get(state.group.requirement.relation)
+    relation = state.group.requirement.relation
+    differs = deviation if relation == REFERENCE else None
+    if relation == GRADIENT:
+        from conformance.gradient import gradient_deviation as differs  # noqa: PLC0415 - where gradients are asked for
     # The latest hypothesis that stood in the way is asked first the next time.
     rivals: dict[str, None] = {}
     lost = False

@@ -72,6 +72,7 @@ class Host:
         self._greeted = False
         self._version = ""
         self._sent: tuple[Process, float] | None = None
+        self._ahead: tuple[Case, float | Broken] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -116,16 +117,47 @@ class Host:
 
     def observe(self, case: Case) -> Observation | Broken:
         """Run one case: an observation with the shape, dtype and names of the contract, or how it broke."""
-        process = self._started()
-        if isinstance(process, Broken):
-            return process
-        answer = self._ask(process, self.question(case), self._case_seconds, "the case")
+        answer = self._foreseen(case)
+        if answer is None:
+            process = self._started()
+            if isinstance(process, Broken):
+                return process
+            answer = self._ask(process, self.question(case), self._case_seconds, "the case")
         if isinstance(answer, Broken):
             if self._process is None:
                 self._incident(answer)
             return answer
         self._restarts = 0
         return observation(case, answer)
+
+    def foresee(self, case: Case) -> None:
+        """Send a case to a worker that has nothing to do: most likely it is observed next, after something is judged.
+
+        Whatever else is asked next, its answer is dropped then.
+        """
+        process = self._process
+        if process is None or not self._greeted or self._sent is not None or self._ahead is not None:
+            return
+        end, message = time.monotonic() + self._case_seconds, self.question(case)
+        sent = self._talk(lambda: process.send(message, end, self._stopped), self._case_seconds, "the case")
+        self._ahead = (case, sent if isinstance(sent, Broken) else end)
+
+    def _foreseen(self, case: Case | None) -> wire.Message | Broken | None:
+        """The answer to the case that was sent ahead, None where that is not this very one."""
+        if self._ahead is None:
+            return None
+        (sent, how), self._ahead = self._ahead, None
+        if isinstance(how, Broken):
+            answer: wire.Message | Broken = how
+        else:
+            process = self._process
+            assert process is not None
+            answer = self._answer(lambda: process.receive(how, self._stopped), self._case_seconds, "the case")
+        if sent is case:
+            return answer
+        if isinstance(answer, Broken) and self._process is None:
+            self._incident(answer)
+        return None
 
     def begin(self, block: Block) -> None:
         """Send a block to the worker; `finish` has the answer. In between the caller may do something else."""
@@ -174,6 +206,7 @@ class Host:
         return answer
 
     def _started(self) -> Process | Broken:
+        self._foreseen(None)
         if self._sent is not None:  # a block that nobody finished: the next message would get its answer
             self._sent = None
             if self._process is not None:

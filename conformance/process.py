@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from conformance.environments import PROGRAMS_VARIABLE, Interpreter, programs_folder
+from conformance.threads import PINNED
 from conformance.worker import wire
 
 LAUNCH: Final = Path(__file__).resolve().parent / "worker" / "launch.py"
@@ -23,11 +24,6 @@ TAIL_BYTES: Final = 4096
 POLL_SECONDS: Final = 0.2
 # So many pieces of a message are written at once: the fewest that POSIX lets a system allow.
 _PIECES: Final = 16
-# One BLAS thread: libraries of several threads next to each other are many times slower, and the number of
-# threads is a fact that every observation should share.
-PINNED: Final = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
 
 
 class Interrupted(Exception):

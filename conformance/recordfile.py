@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +43,12 @@ LONGEST_LINE: Final = 64 * 2**20
 # gzip, zstandard, xz, zip
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"PK")
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
-_DECODER: Final = msgspec.json.Decoder(Line)
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[Line]:
+    """Made when something is read: it takes as long as a good part of the imports."""
+    return msgspec.json.Decoder(Line)
 
 
 class RecordWriter:
@@ -110,7 +116,7 @@ def read_record(path: Path) -> Record:
             truncated = bool(chunk.strip())
             break
         try:
-            line = _DECODER.decode(chunk)
+            line = _decoder().decode(chunk)
             _check(line)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             # What it quotes comes from anybody, and may go to a terminal or a log that is read for commands.

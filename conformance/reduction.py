@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from conformance.case import Case, Shape, arrays_of
 from conformance.cells.registry import cell_named
 from conformance.rounding import Array, round_to
-from conformance.worker.api import prefix_of
+from conformance.worker.names import prefix_of
 
 Fails: TypeAlias = Callable[[Case], bool]
 Indices: TypeAlias = NDArray[np.intp]

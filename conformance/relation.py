@@ -31,7 +31,7 @@ from conformance.faults import catalogue
 from conformance.judge import TrialVerdict, evidence, hypotheses, planted, sharpest
 from conformance.rounding import Array, format_of, round_to
 from conformance.verdict import Agrees, Diverges, Evidence, Inconclusive
-from conformance.worker.api import block
+from conformance.worker.names import block
 
 
 class Pair(Struct, frozen=True, kw_only=True):

@@ -15,8 +15,8 @@ from typing import Any, Final, Self, TypeAlias
 from conformance.discover import data_folder
 from conformance.environments import Interpreter, managed
 from conformance.errors import ConformanceError
-from conformance.process import PINNED
 from conformance.record import HarnessSide
+from conformance.threads import PINNED
 
 Turn: TypeAlias = tuple[float, float] | str
 """Seconds and CPU seconds, or why there are none."""

@@ -17,7 +17,7 @@ from conformance.host import Host
 from conformance.record import Costs
 from conformance.rounding import Array
 from conformance.verdict import Broken
-from conformance.worker.api import Level
+from conformance.worker.names import Level
 from conformance.worker.wire import Message
 
 

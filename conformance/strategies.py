@@ -1,13 +1,14 @@
-"""Hypothesis: strategies of signatures and shapes, and drawing from them.
+"""Hypothesis: strategies of signatures and shapes, and drawing many of them.
 
-What is drawn is a *signature*: drawing is cheap, and every choice shrinks toward the readable: small shapes, zeros,
-constants, one decimal. Whoever needs this module imports it when it draws: first answers come from shipped cases, and
-Hypothesis takes as long to import as everything else together.
+What is drawn is one number for each, whose digits say everything: drawing is cheap, no two share what they need not,
+and the smallest number is the most readable: the smallest shape, zeros, one decimal. Whoever needs this module imports
+it when it draws: first answers come from shipped cases, and Hypothesis takes as long to import as everything else.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
@@ -25,63 +26,90 @@ LARGEST: Final = Shape(batch=9, time=33, features=65, hidden=129)
 _PRODUCTS: Final = 300_000
 _EDGES: Final = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 
-# Every so often Hypothesis draws a constant of a module that is loaded, if it is in the range and above 100; which are
-# loaded depends on how the harness is installed and started. Up here are none.
-_ABOVE: Final = 2**80
+_BITS: Final = 128
+_TOGETHER: Final = 32
+"""Numbers drawn at once: to look for constants Hypothesis parses all modules of a checkout (half a second), at one draw
+in 20."""
+# Of smaller numbers Hypothesis prefers some, those near two bounds above all, and every so often it tries a constant of
+# whatever module is loaded, which depends on how the harness is installed and started. From here to its double, past
+# the largest float64 and with no bound above, all are equally likely.
+_FAR: Final = 2 ** (_BITS * _TOGETHER + 100)
 
 
-def _integers(least: int, most: int) -> st.SearchStrategy[int]:
-    return st.integers(_ABOVE + least, _ABOVE + most).map(lambda drawn: drawn - _ABOVE)
+class _Digits:
+    """Choices read off a number, which has so many more bits than they need that all are equally likely."""
+
+    def __init__(self, number: int) -> None:
+        self._rest = number
+
+    def below(self, count: int) -> int:
+        self._rest, digit = divmod(self._rest, count)
+        return digit
+
+    def of(self, values: Sequence[T]) -> T:
+        return values[self.below(len(values))]
 
 
-_SEEDS: Final = _integers(0, 2**32 - 1)
-_SCALES: Final = st.sampled_from(SCALES)
-_DECIMALS: Final = st.sampled_from(DECIMALS)
-_FILL: Final = st.integers(0, FILLS - 1)
+def _numbers(count: int) -> st.SearchStrategy[int]:
+    return st.integers(min_value=_FAR).map(lambda drawn: drawn % 2 ** (_BITS * count))
 
 
-@st.composite
-def signatures(
-    draw: st.DrawFn, *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE, overlays: bool = True
+def signature_of(
+    number: int, *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE, overlays: bool = True
 ) -> Signature:
-    """Signatures of cases of one cell, with overlays or without."""
-    shape, batched = draw(st.sampled_from(lattice))
+    """The signature of a case of one cell that a number tells, with overlays or without."""
+    digits = _Digits(number)
+    shape, batched = digits.of(lattice)
     return Signature(
         shape=shape,
         batched=batched,
-        scale=draw(_SCALES),
-        decimals=draw(_DECIMALS),
-        fills=tuple((group, draw(_FILL)) for group in overlaid(cell) if overlays),
-        seed=draw(_SEEDS),
+        scale=digits.of(SCALES),
+        decimals=digits.of(DECIMALS),
+        fills=tuple((group, digits.below(FILLS)) for group in overlaid(cell) if overlays),
+        seed=digits.below(2**32),
     )
 
 
-@st.composite
-def fresh_shapes(draw: st.DrawFn) -> tuple[Shape, bool]:
-    """Shapes of any kind, up to `LARGEST`, with whether they are batched: freely drawn, so each is a new program."""
-    hidden, features = draw(_extents(LARGEST.hidden)), draw(_extents(LARGEST.features))
+def fresh_shape_of(number: int) -> tuple[Shape, bool]:
+    """The shape that a number tells, up to `LARGEST`, with whether it is batched: each is a new program."""
+    digits = _Digits(number)
+    hidden, features = _extent(digits, LARGEST.hidden), _extent(digits, LARGEST.features)
     steps = _PRODUCTS // (hidden * (hidden + features))
-    time = draw(_extents(min(LARGEST.time, steps)))
-    batch = draw(_extents(min(LARGEST.batch, steps // time)))
-    unbatched = batch == 1 and draw(st.booleans())
+    time = _extent(digits, min(LARGEST.time, steps))
+    batch = _extent(digits, min(LARGEST.batch, steps // time))
+    unbatched = batch == 1 and digits.below(2) == 1
     return Shape(batch=batch, time=time, features=features, hidden=hidden), not unbatched
 
 
-def _extents(most: int) -> st.SearchStrategy[int]:
-    return st.one_of(st.sampled_from([edge for edge in _EDGES if edge <= most]), _integers(1, most))
+def _extent(digits: _Digits, most: int) -> int:
+    free = digits.below(2) == 1
+    return 1 + digits.below(most) if free else digits.of([edge for edge in _EDGES if edge <= most])
 
 
-def some(strategy: st.SearchStrategy[T], count: int, said: str) -> list[T]:
-    """At most `count` values that Hypothesis draws, from a seed made of what is `said`: fewer where there are no more.
+def signatures(
+    *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE, overlays: bool = True
+) -> st.SearchStrategy[Signature]:
+    """Signatures of cases of one cell, with overlays or without."""
+    return _numbers(1).map(lambda number: signature_of(number, cell=cell, lattice=lattice, overlays=overlays))
+
+
+def fresh_shapes() -> st.SearchStrategy[tuple[Shape, bool]]:
+    """Shapes of any kind, up to `LARGEST`, with whether they are batched."""
+    return _numbers(1).map(fresh_shape_of)
+
+
+def some(count: int, said: str) -> list[int]:
+    """So many numbers that Hypothesis draws, from a seed made of what is `said`; the first ones are those of fewer.
 
     Raises
     ------
-    CaseError: nothing was drawn.
+    CaseError: not enough were drawn.
     """
-    found: list[T] = []
+    found: list[int] = []
+    blocks = -(-count // _TOGETHER)
 
     @settings(
-        max_examples=count,
+        max_examples=blocks + 1,
         database=None,
         deadline=None,
         phases=(Phase.generate,),
@@ -89,11 +117,12 @@ def some(strategy: st.SearchStrategy[T], count: int, said: str) -> list[T]:
         verbosity=Verbosity.quiet,
     )
     @seed(zlib.crc32(said.encode()))
-    @given(strategy)
-    def collect(one: T) -> None:
-        found.append(one)
+    @given(_numbers(_TOGETHER))
+    def collect(block: int) -> None:
+        if block:  # It begins with the smallest.
+            found.extend(block >> (_BITS * place) & (2**_BITS - 1) for place in range(_TOGETHER))
 
     collect()
-    if not found:
-        raise CaseError("Hypothesis drew nothing", where=said)
-    return found
+    if len(found) < count:
+        raise CaseError("Hypothesis drew too little", where=said, got=str(len(found)), wanted=str(count))
+    return found[:count]

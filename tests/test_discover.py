@@ -233,7 +233,7 @@ HALF = Fault(name="half", statement="half of b_hn", parameters=lambda p: {"b_hn"
 
 def offered(monkeypatch: pytest.MonkeyPatch, *pairs: object) -> None:
     """Load the faults of one distribution into a catalogue of its own."""
-    monkeypatch.setattr("conformance.discover.entry_points", lambda **_: [Point(*pairs)])
+    monkeypatch.setattr("conformance.discover.offered", lambda _: [Point(*pairs)])
     monkeypatch.setitem(CATALOGUE, "gru", dict(CATALOGUE["gru"]))
     load_faults()
 
@@ -267,6 +267,6 @@ def test_a_failing_entry_point_is_told_by_its_name(monkeypatch: pytest.MonkeyPat
         def load(self) -> Callable[[], list[object]]:
             raise ImportError("nothing here")
 
-    monkeypatch.setattr("conformance.discover.entry_points", lambda **_: [Broken()])
+    monkeypatch.setattr("conformance.discover.offered", lambda _: [Broken()])
     with pytest.raises(SpecError, match="cannot load faults"):
         load_faults()

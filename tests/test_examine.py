@@ -17,11 +17,12 @@ from conformance.examine import examine
 from conformance.exchange import Observation
 from conformance.faults import catalogue
 from conformance.host import MAX_RESTARTS, Host
-from conformance.judge import planted
+from conformance.judge import planted, sharpest
 from conformance.plan import Candidate, Group, plan
 from conformance.process import Interrupted
 from conformance.record import Finding, Incident, Line, Trial
 from conformance.requirement import REQUIREMENTS
+from conformance.rounding import Arithmetic
 from conformance.settings import Settings
 from conformance.verdict import Agrees, Broken, BrokenKind, Diverges
 
@@ -36,6 +37,10 @@ class Memory:
     implementation: Callable[[Case], Observed | Broken]
     version: str = "1"
     asked: list[Case] = field(default_factory=list)
+    foreseen: list[Case] = field(default_factory=list)
+
+    def foresee(self, case: Case) -> None:
+        self.foreseen.append(case)
 
     def observe(self, case: Case) -> Observation | Broken:
         self.asked.append(case)
@@ -67,13 +72,33 @@ def size(case: Case) -> int:
     return sum(int(np.count_nonzero(array)) for array in (case.x, case.h0, *case.parameters.values()))
 
 
+@pytest.mark.parametrize("arithmetic", ["", "tf32-products"])
+def test_the_worker_gets_the_next_case_while_one_is_judged(miniature: MiniatureOf, arithmetic: Arithmetic) -> None:
+    """All but the first of the shipped and of the generated cases, each the very one that is asked for then."""
+    candidate = miniature("good")
+    variant = replace(candidate.variant, arithmetic={"float32": arithmetic})
+    (group,) = plan([replace(candidate, variant=variant)], (REQUIREMENTS["gru_hidden_given"],))
+    host, lines = Memory(group, correct), list[Line]()
+    finding = examine(group, cast("Host", host), Settings(examples=5, seed=0), lines.append)
+    assert isinstance(finding.verdict, Agrees)
+    starts = {0, len(trials(lines, "shipped"))}
+    expected = [case for place, case in enumerate(host.asked) if place not in starts]
+    assert len(host.asked) == finding.trials > 8
+    assert [id(case) for case in host.foreseen] == [id(case) for case in expected]
+    assert {case.arithmetic for case in host.foreseen} == {arithmetic}
+
+
 def test_a_failure_is_shown_on_a_small_case(miniature: MiniatureOf) -> None:
     """What is shown is what was reduced: same name, a handful of numbers, and it says where it came from."""
-    finding, host, lines = examined(miniature, faulty, Settings(examples=5, seed=0))
+    finding, host, lines = examined(miniature, faulty, Settings(examples=5, seed=3))
     assert finding.example is not None
     case = case_from_json(finding.example.case)
+    drawn = next(line.verdict for line in trials(lines, "generated") if isinstance(line.verdict, Diverges))
+    assert isinstance(finding.verdict, Diverges)
+    assert finding.verdict.faults == ("reset_ignored",)
     assert isinstance(finding.example.verdict, Diverges)
-    assert finding.example.verdict.faults == ("reset_ignored",)
+    assert "reset_ignored" in finding.example.verdict.faults
+    assert sharpest(finding.example.verdict.faults) == sharpest(drawn.faults)
     assert size(case) <= 6
     assert case.origin.startswith("reduced from generated: ")
     (shrunk,) = trials(lines, "shrunk")
@@ -176,7 +201,8 @@ def test_what_diverges_once_and_not_again_is_told(miniature: MiniatureOf) -> Non
     assert any(isinstance(line, Incident) and "not deterministic" in line.what for line in lines)
     assert finding.example is not None
     assert isinstance(finding.example.verdict, Diverges)
-    assert finding.example.verdict.faults == ("reset_ignored",)
+    assert finding.verdict.faults == ("reset_ignored",)
+    assert "reset_ignored" in finding.example.verdict.faults
 
 
 def test_reducing_stops_when_the_run_is_to_stop(miniature: MiniatureOf) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from conformance.campaign import block_of
 from conformance.candidate import Spec
 from conformance.case import INITIALS, Case, Initial
 from conformance.compare import check_shapes
@@ -28,8 +29,10 @@ from conformance.exchange import Observation
 from conformance.gradient import check_gradients
 from conformance.host import MAX_RESTARTS, Host, signal_name
 from conformance.judge import judge
-from conformance.plan import Candidate
+from conformance.plan import Candidate, plan
 from conformance.process import TAIL_BYTES
+from conformance.requirement import REQUIREMENTS
+from conformance.rounding import Array
 from conformance.signature import LATTICE, Signature, build
 from conformance.verdict import Agrees, Broken
 
@@ -185,6 +188,87 @@ def test_restarts_are_bounded(miniature: MiniatureOf) -> None:
         answers = [watched.host.observe(a_case()) for _ in range(MAX_RESTARTS + 3)]
     kinds = [answer.kind for answer in answers if isinstance(answer, Broken)]
     assert kinds == ["crash"] * (MAX_RESTARTS + 1) + ["abandoned"] * 2
+
+
+def wide() -> Case:
+    """What `crash_once` dies of: a case of 30 features."""
+    signature = Signature(
+        shape=replace(LATTICE[2][0], features=30), batched=True, seed=5, scale=0.8, decimals=12, fills=()
+    )
+    return build(signature, cell="gru", dtype="float32", initial="given")
+
+
+def outputs(answer: Observation | Broken) -> Array:
+    assert isinstance(answer, Observation), answer
+    return answer.observed.outputs
+
+
+def test_a_case_may_be_sent_before_its_answer_is_wanted(miniature: MiniatureOf) -> None:
+    """It is answered as ever, by the same worker; before there is a worker nothing is sent."""
+    one, other = a_case(), a_case(batched=False)
+    with Watched(miniature("good")) as watched:
+        watched.host.foresee(other)
+        assert watched.host.pid is None
+        expected = outputs(watched.host.observe(other))
+        watched.host.observe(one)
+        first = watched.host.pid
+        watched.host.foresee(other)
+        watched.host.foresee(one)  # one at a time: this is not sent
+        assert np.array_equal(outputs(watched.host.observe(other)), expected)
+        assert watched.host.pid == first
+    assert watched.incidents == []
+
+
+def test_what_was_sent_and_is_not_wanted_is_dropped(miniature: MiniatureOf) -> None:
+    """Another case, the same numbers in another case, a block: each gets an answer of its own."""
+    one, other, candidate = a_case(), a_case(batched=False), miniature("good")
+    (group,) = plan([candidate], (REQUIREMENTS["gru_hidden_given"],))
+    signature = Signature(shape=LATTICE[2][0], batched=True, seed=5, scale=0.8, decimals=12, fills=())
+    block = block_of(signature, group, 0, 3)
+    with Watched(candidate) as watched:
+        expected = outputs(watched.host.observe(one))
+        first = watched.host.pid
+        watched.host.foresee(other)
+        assert np.array_equal(outputs(watched.host.observe(one)), expected)
+        watched.host.foresee(other)
+        assert np.array_equal(outputs(watched.host.observe(a_case())), expected)
+        watched.host.foresee(other)
+        watched.host.begin(block)
+        answer = watched.host.finish(block)
+        assert answer.observed is not None
+        assert np.array_equal(answer.observed.outputs[1], outputs(watched.host.observe(block.case(1))))
+        assert watched.host.pid == first
+    assert watched.incidents == []
+
+
+def test_a_worker_that_dies_of_a_case_sent_ahead_broke_on_it(miniature: MiniatureOf) -> None:
+    """Whoever wants its answer is told; where nobody does it is noted, and the next case runs in a new worker."""
+    with Watched(miniature("crash_once")) as watched:
+        watched.host.observe(a_case())
+        watched.host.foresee(fatal := wide())
+        answer = watched.host.observe(fatal)
+        assert isinstance(answer, Broken)
+        assert (answer.kind, answer.signal) == ("crash", "SIGABRT")
+        assert watched.incidents == [answer]
+        watched.host.observe(a_case())
+        watched.host.foresee(wide())
+        assert isinstance(watched.host.observe(a_case()), Observation)
+    assert [incident.signal for incident in watched.incidents] == ["SIGABRT", "SIGABRT"]
+
+
+def test_a_worker_that_died_before_a_case_was_sent_ahead_is_not_passed_over(miniature: MiniatureOf) -> None:
+    """The case that finds it dead is broken, as any other would be."""
+    with Watched(miniature("good")) as watched:
+        watched.host.observe(a_case())
+        assert watched.host.pid is not None
+        os.kill(watched.host.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        watched.host.foresee(later := a_case())
+        answer = watched.host.observe(later)
+        assert isinstance(answer, Broken)
+        assert (answer.kind, answer.signal) == ("crash", "SIGKILL")
+        assert watched.incidents == [answer]
+        assert isinstance(watched.host.observe(later), Observation)
 
 
 def test_a_worker_may_be_started_before_there_is_a_case_for_it(miniature: MiniatureOf) -> None:

@@ -110,6 +110,9 @@ class Memory:
     implementation: Implementation
     version: str = "1"
 
+    def foresee(self, case: Case) -> None:
+        """It has nothing to do meanwhile."""
+
     def observe(self, case: Case) -> Observation | Broken:
         answer = self.implementation(case)
         if isinstance(answer, Broken):

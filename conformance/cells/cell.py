@@ -26,7 +26,7 @@ from conformance.algebra import Activation, Algebra, Exact
 from conformance.case import Case, Parameters, unchecked
 from conformance.errors import CaseError
 from conformance.rounding import Array
-from conformance.worker.api import block, prefix_of
+from conformance.worker.names import block, prefix_of
 
 V = TypeVar("V")
 E = TypeVar("E")

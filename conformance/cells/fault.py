@@ -18,7 +18,7 @@ from conformance.case import Case, Evaluation, Parameters, unchecked
 from conformance.cells.cell import Block, Rows, Sequence, Variation, Wiring, itself, wire
 from conformance.cells.registry import cell_named
 from conformance.rounding import Array, Format
-from conformance.worker.api import block, prefix_of
+from conformance.worker.names import block, prefix_of
 
 Transform = Callable[[Parameters], Mapping[str, Array]]
 

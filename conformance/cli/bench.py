@@ -35,7 +35,7 @@ from conformance.run import header
 from conformance.settings import Settings
 from conformance.startup import handwritten
 from conformance.upkeep import ROUNDS, Bench, measure
-from conformance.worker.api import Level
+from conformance.worker.names import Level
 
 EXIT_CODES = """\b
 Exit codes:

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 import click
-from threadpoolctl import threadpool_limits
 
 from conformance import __version__
-from conformance.discover import load_faults
-from conformance.environments import cache_root
 from conformance.errors import ConformanceError
 from conformance.report.wording import inert, visible
+from conformance.threads import pin
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -78,6 +76,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named; interrupted, even while it is imported, is could not be completed."""
+        pin()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -115,8 +114,9 @@ def main() -> None:
       mlx:none@PATH       an interpreter, a virtual environment, a wheel or a checkout
       mlx:none@here       the release installed beside the harness, and no other
     """
-    # The judgement's products are small: several BLAS threads are slower than one, and in the workers' way.
-    threadpool_limits(limits=1)
+    from conformance.discover import load_faults
+    from conformance.environments import cache_root
+
     # What Hypothesis notes about loaded modules belongs to everything else that is kept, not into the current folder.
     if "hypothesis" not in sys.modules:
         os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(cache_root() / "hypothesis"))

@@ -19,9 +19,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+
+from .names import Level, attest, block, prefix_of
+
+__all__ = [
+    "CompileCosts",
+    "Level",
+    "Prepared",
+    "Result",
+    "WorkerCase",
+    "assemble",
+    "attest",
+    "block",
+    "distribute",
+    "prefix_of",
+]
 
 
 @dataclass(frozen=True)
@@ -104,10 +119,6 @@ class Result:
     inputs_after: Mapping[str, Any] = field(default_factory=dict)
 
 
-Level = Literal["layer", "cell"]
-"""What a benchmark times: the layer on a whole sequence, or T steps of the cell alone, each from the one before it."""
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A call made ready to be timed; the adapter has made it once already.
@@ -136,24 +147,6 @@ class CompileCosts:
     compile_seconds: float
     program_characters: int
     program_operations: int
-
-
-def attest(path: str, features: Sequence[str]) -> str:
-    """The attested path of a call with features: ``torch.nn.GRU(x, hx) +lengths``."""
-    return " ".join((path, *(f"+{feature}" for feature in features)))
-
-
-def block(parameters: Mapping[str, Any], layer: int = 0, direction: int = 0) -> dict[str, Any]:
-    """The canonical arrays of one layer and direction (0 forward, 1 backward), without their prefix."""
-    prefix = prefix_of(layer, direction)
-    if not prefix:
-        return {name: value for name, value in parameters.items() if "." not in name}
-    return {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-
-
-def prefix_of(layer: int, direction: int) -> str:
-    """The prefix of a block's parameter names: "" for layer 0 forward, then ``0r.``, ``1.``, ``1r.``, ..."""
-    return "" if (layer, direction) == (0, 0) else f"{layer}{'r' if direction else ''}."
 
 
 def assemble(recipe: Sequence[str], parameters: Mapping[str, Any]) -> Any:
