@@ -1,12 +1,13 @@
-"""Hypothesis: strategies of signatures and shapes, and drawing many of them.
+"""Hypothesis: drawing signatures and shapes.
 
-What is drawn is one number for each, whose digits say everything: drawing is cheap, no two share what they need not,
-and the smallest number is the most readable: the smallest shape, zeros, one decimal. Whoever needs this module imports
-it when it draws: first answers come from shipped cases, and Hypothesis takes as long to import as everything else.
+Each is a number, whose digits say everything: drawing is cheap, no two share what they need not, and the smallest
+number is the most readable: the smallest shape, zeros, one decimal. Whoever needs this module imports it when it draws:
+first answers come from shipped cases, and Hypothesis takes as long to import as everything else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from typing import Final, TypeVar
@@ -26,14 +27,8 @@ LARGEST: Final = Shape(batch=9, time=33, features=65, hidden=129)
 _PRODUCTS: Final = 300_000
 _EDGES: Final = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 
-_BITS: Final = 128
+_KEY_BITS: Final = 64
 _TOGETHER: Final = 32
-"""Numbers drawn at once: to look for constants Hypothesis parses all modules of a checkout (half a second), at one draw
-in 20."""
-# Of smaller numbers Hypothesis prefers some, those near two bounds above all, and every so often it tries a constant of
-# whatever module is loaded, which depends on how the harness is installed and started. From here to its double, past
-# the largest float64 and with no bound above, all are equally likely.
-_FAR: Final = 2 ** (_BITS * _TOGETHER + 100)
 
 
 class _Digits:
@@ -48,10 +43,6 @@ class _Digits:
 
     def of(self, values: Sequence[T]) -> T:
         return values[self.below(len(values))]
-
-
-def _numbers(count: int) -> st.SearchStrategy[int]:
-    return st.integers(min_value=_FAR).map(lambda drawn: drawn % 2 ** (_BITS * count))
 
 
 def signature_of(
@@ -86,30 +77,21 @@ def _extent(digits: _Digits, most: int) -> int:
     return 1 + digits.below(most) if free else digits.of([edge for edge in _EDGES if edge <= most])
 
 
-def signatures(
-    *, cell: str, lattice: tuple[tuple[Shape, bool], ...] = LATTICE, overlays: bool = True
-) -> st.SearchStrategy[Signature]:
-    """Signatures of cases of one cell, with overlays or without."""
-    return _numbers(1).map(lambda number: signature_of(number, cell=cell, lattice=lattice, overlays=overlays))
-
-
-def fresh_shapes() -> st.SearchStrategy[tuple[Shape, bool]]:
-    """Shapes of any kind, up to `LARGEST`, with whether they are batched."""
-    return _numbers(1).map(fresh_shape_of)
-
-
 def some(count: int, said: str) -> list[int]:
-    """So many numbers that Hypothesis draws, from a seed made of what is `said`; the first ones are those of fewer.
+    """So many numbers of 256 bits that Hypothesis draws, from a seed made of what is `said`; fewer begin alike.
+
+    It draws keys of booleans, and a key stands for several numbers. Of any other kind it likes some values better, and
+    every so often tries a constant of whatever module is loaded: which are loaded depends on how the harness is
+    installed and started, and to find out all modules of a checkout are parsed, which takes half a second.
 
     Raises
     ------
     CaseError: not enough were drawn.
     """
     found: list[int] = []
-    blocks = -(-count // _TOGETHER)
 
     @settings(
-        max_examples=blocks + 1,
+        max_examples=1 + -(-count // _TOGETHER),
         database=None,
         deadline=None,
         phases=(Phase.generate,),
@@ -117,12 +99,16 @@ def some(count: int, said: str) -> list[int]:
         verbosity=Verbosity.quiet,
     )
     @seed(zlib.crc32(said.encode()))
-    @given(_numbers(_TOGETHER))
-    def collect(block: int) -> None:
-        if block:  # It begins with the smallest.
-            found.extend(block >> (_BITS * place) & (2**_BITS - 1) for place in range(_TOGETHER))
+    @given(st.lists(st.booleans(), min_size=_KEY_BITS, max_size=_KEY_BITS))
+    def collect(key: list[bool]) -> None:
+        if any(key):  # The first key is always the smallest.
+            found.extend(_number(key, place) for place in range(_TOGETHER))
 
     collect()
     if len(found) < count:
         raise CaseError("Hypothesis drew too little", where=said, got=str(len(found)), wanted=str(count))
     return found[:count]
+
+
+def _number(key: Sequence[bool], place: int) -> int:
+    return int.from_bytes(hashlib.sha256(bytes(key) + place.to_bytes(2)).digest())

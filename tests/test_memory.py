@@ -33,7 +33,7 @@ from conformance.recordfile import read_record
 from conformance.requirement import REQUIREMENTS
 from conformance.settings import Settings
 from conformance.signature import LATTICE, Signature
-from conformance.strategies import fresh_shapes, signatures
+from conformance.strategies import fresh_shape_of, signature_of
 from conformance.verdict import Agrees, Broken, Diverges
 
 MiniatureOf = Callable[[str], Candidate]
@@ -41,15 +41,16 @@ Implementation = Callable[[Case], Observed | Broken]
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
 GIVEN = REQUIREMENTS["gru_hidden_given"]
 KEY = (GIVEN.name, "float32")
+NUMBERS = st.integers(0, 2**256 - 1)
 
 
 @st.composite
 def places(draw: st.DrawFn) -> Place:
     if draw(st.booleans()):
-        return Place(signature=draw(signatures(cell="gru")), index=0, count=0, place=0)
-    signature = draw(signatures(cell="gru", overlays=False))
+        return Place(signature=signature_of(draw(NUMBERS), cell="gru"), index=0, count=0, place=0)
+    signature = signature_of(draw(NUMBERS), cell="gru", overlays=False)
     if draw(st.booleans()):
-        shape, batched = draw(fresh_shapes())
+        shape, batched = fresh_shape_of(draw(NUMBERS))
         signature = replace(signature, shape=shape, batched=batched)
     count = draw(st.integers(1, BLOCK))
     index, own = draw(st.integers(0, 10**9)), draw(st.integers(0, count - 1))

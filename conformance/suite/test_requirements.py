@@ -6,6 +6,7 @@ Every candidate runs in a worker process of its own; this process imports no fra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import assert_never
 
@@ -142,6 +143,9 @@ def test_requirement(
         host = rnn_hosts.of(rnn_group)
         host.launch()
         from conformance.examine import examine  # noqa: PLC0415 - while the worker imports its framework
+
+        if settings.examples:  # Hypothesis takes as long as that, and is wanted next
+            import_module("conformance.strategies")
 
         finding = examine(rnn_group, host, settings, lambda _: None)
     except ConformanceError as error:
