@@ -1,21 +1,22 @@
-"""What a test of the suite is held to beside the requirement: a list of known divergences, an accepted record."""
+"""What a test of the suite is held to beside the requirement: a list of known divergences, an accepted record.
+
+Most sessions name neither: what reads and words them is imported where one does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from msgspec import Struct
 
 from conformance.candidate import identity
-from conformance.gate import Kind, accepted, classify
-from conformance.known import SHIPPED, applies, check_finding, listed, read_known
 from conformance.record import CandidateLine, Finding, KnownEntry
-from conformance.recordfile import read_record
-from conformance.report.gate import MEANINGS, phrase
-from conformance.report.known import problem_text
 from conformance.verdict import Diverges, core
+
+if TYPE_CHECKING:
+    from conformance.gate import Kind
 
 
 class Ruling(Struct, frozen=True, kw_only=True):
@@ -41,6 +42,9 @@ class Accepted(Struct, frozen=True, kw_only=True):
         ruling = self._listed(finding, line)
         if ruling is not OPEN or self.baseline is None:
             return ruling
+        from conformance.gate import classify  # noqa: PLC0415 - only where a session names a record
+        from conformance.report.gate import MEANINGS, phrase  # noqa: PLC0415 - the same
+
         before = self.baseline.get((identity(finding.candidate), finding.requirement, finding.dtype))
         kind, why = classify(before, finding)
         told = f"{kind} against the baseline ({why or MEANINGS[kind]}); before: {phrase(before)}"
@@ -49,6 +53,9 @@ class Accepted(Struct, frozen=True, kw_only=True):
     def _listed(self, finding: Finding, line: CandidateLine | None) -> Ruling:
         if self.known is None:
             return OPEN
+        from conformance.known import applies, check_finding, listed  # noqa: PLC0415 - only where a session names a list
+        from conformance.report.known import problem_text  # noqa: PLC0415 - the same
+
         entries = [] if line is None else [entry for entry in self.known if applies(entry, line)]
         problems = check_finding(finding, entries)
         if problems:
@@ -77,6 +84,12 @@ def _against(kind: Kind, told: str, *, met: bool, decides: bool) -> Ruling:
 
 def read_accepted(known: str | None, baseline: str | None) -> Accepted:
     """Read what the options name; ConformanceError where it cannot be read."""
+    if known is None and baseline is None:
+        return Accepted(known=None, baseline=None)
+    from conformance.gate import accepted  # noqa: PLC0415 - only where a session names one of them
+    from conformance.known import SHIPPED, read_known  # noqa: PLC0415 - the same
+    from conformance.recordfile import read_record  # noqa: PLC0415 - the same
+
     return Accepted(
         known=None if known is None else read_known(None if known == SHIPPED else Path(known)),
         baseline=None if baseline is None else accepted(read_record(Path(baseline))),

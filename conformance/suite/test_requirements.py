@@ -20,8 +20,7 @@ from conformance.host import Host
 from conformance.kept import Failure, write_kept
 from conformance.plan import Group, beside, candidates_for, interpreter_of, plan, slug
 from conformance.pytest_plugin import CHANGE, COMPARED
-from conformance.record import CandidateLine
-from conformance.report.failure import failure_message
+from conformance.record import CandidateLine, Finding
 from conformance.requirement import REQUIREMENTS
 from conformance.settings import Settings
 from conformance.suite.accepted import Accepted, read_accepted
@@ -155,9 +154,7 @@ def test_requirement(
     ruling = rnn_accepted.ruling(finding, rnn_hosts.line(rnn_group), met=met, decides=level == "MUST")
     if ruling.change:
         record_property(CHANGE, ruling.change)
-    message = (
-        "" if met else failure_message(finding, rnn_hosts.facts(rnn_group), rnn_group.candidate.variant.evaluation)
-    )
+    message = "" if met else _message(finding, rnn_hosts.facts(rnn_group), rnn_group)
     match ruling.ends:
         case "passed":
             return
@@ -173,6 +170,12 @@ def test_requirement(
         pytest.xfail(f"{level}: {message}")
     if not met:
         pytest.fail(message, pytrace=False)
+
+
+def _message(finding: Finding, facts: dict[str, str], group: Group) -> str:
+    from conformance.report.failure import failure_message  # noqa: PLC0415 - only where something is not met
+
+    return failure_message(finding, facts, group.candidate.variant.evaluation)
 
 
 def _met(verdict: Verdict) -> bool:
