@@ -190,9 +190,9 @@ def test_together_or_one_by_one_the_verdict_is_the_same(features: tuple[str, ...
         place += cases
     assert place == 12
     assert not wrong
-    lost = together([replace(one, outputs=one.outputs * np.nan) for one in seen])
-    told = list(judge_block(held, range(12), lost, ()))
-    assert [cases for cases, _ in told] == [1] * 12
+    lost = together([replace(one, outputs=one.outputs * np.nan) for one in seen[:4]])
+    told = list(judge_block(held, range(4), lost, ()))
+    assert [cases for cases, _ in told] == [1] * 4
     assert all(isinstance(verdict, Diverges) for _, verdict in told)
 
 
