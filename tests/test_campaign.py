@@ -30,7 +30,7 @@ from conformance.order import ordered
 from conformance.plan import Candidate, Group, plan
 from conformance.record import BlockLine, Finding, Footer, Incident, KnownList, Line, Record, Trial
 from conformance.recordfile import RecordWriter, read_record
-from conformance.requirement import REQUIREMENTS
+from conformance.requirement import REQUIREMENTS, Requirement
 from conformance.resume import resumption
 from conformance.rounding import DTYPES, format_of
 from conformance.run import Silent, header, run
@@ -50,10 +50,13 @@ def settings_of(groups: Sequence[Group], cases: int = CASES, **more: Any) -> Set
 
 
 def ran(
-    path: Path, candidates: Sequence[Candidate], settings: Callable[[Sequence[Group]], Settings] = settings_of
+    path: Path,
+    candidates: Sequence[Candidate],
+    settings: Callable[[Sequence[Group]], Settings] = settings_of,
+    asked: Sequence[Requirement] = ASKED,
 ) -> Record:
     """The record of a campaign, as the command line writes it."""
-    groups = plan(candidates, ASKED)
+    groups = plan(candidates, asked)
     chosen = settings(groups)
     with RecordWriter(path, header(groups, chosen, ())) as writer:
         findings = run(groups, chosen, writer.write, Silent(), case_seconds=20)
@@ -403,13 +406,15 @@ def test_a_campaign_rules_out_what_ordinary_cases_could_not(miniature: Miniature
 
     def sparse(groups: Sequence[Group], shard: tuple[int, int] = (1, 1)) -> Settings:
         # Only a zero state was tried before: whatever shows in a given one is left to the campaign.
-        many = Campaign(cases=spread(2 * CASES, groups), shard=shard)
+        many = Campaign(cases=spread(CASES, groups), shard=shard)
         return replace(settings_of(groups), examples=0, remembered=tmp_path / "nothing", campaign=many)
 
-    whole = ran(tmp_path / "whole.jsonl", [miniature("good")], sparse)
+    given = ASKED[1:]
+    whole = ran(tmp_path / "whole.jsonl", [miniature("good")], sparse, given)
+    assert len(whole.findings) == 1
     for finding in whole.findings:
         assert isinstance(finding.verdict, Agrees), finding
         assert finding.verdict.excluded == set(finding.visible)
         assert sum(bool(line.excluded) for line in blocks_of(whole, finding.requirement)) > 1
-    parts = [ran(tmp_path / f"{i}.jsonl", [miniature("good")], lambda g, i=i: sparse(g, (i, 2))) for i in (1, 2)]
+    parts = [ran(tmp_path / f"{i}.jsonl", [miniature("good")], lambda g, i=i: sparse(g, (i, 2)), given) for i in (1, 2)]
     assert plain(joined(parts)) == plain(whole)
