@@ -1,8 +1,8 @@
 """Build the wheel, install it beside real MLX releases, and type what its users type.
 
 Run by tox (`tox -e wheel`), not collected by pytest: it needs a package index. Checks that the wheel's only
-top-level package is ``conformance``; that ``pytest --pyargs conformance -k gru_hidden_none`` fails with the fault's
-name beside MLX 0.31.1 and passes beside 0.32.4; that it fails when no framework is installed beside it; and
+top-level package is ``conformance``; that ``pytest --pyargs conformance -k gru_hidden_none`` fails when no framework is
+installed beside it, fails with the fault's name beside MLX 0.31.1, and passes after the upgrade to 0.32.4; and
 that every command of docs/gate.md, typed from an empty folder, ends with the exit code that the page promises.
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What is installed beside the wheel, the suite's exit code, words of its output, and the exit code of the repro
+# What is beside the wheel, in turn, the suite's exit code, words of its output, and the exit code of the repro
 # script that the command line writes for the same question (None: there is nothing to reproduce).
 CHECKS: list[tuple[str, int, list[str], int | None]] = [
+    ("", 1, ["no candidate to test"], None),
     ("mlx[cpu]==0.31.1", 1, ["drop_rbhn_t0", "mlx 0.31.1", "expected h =", "again: rnn-conformance run"], 1),
     ("mlx[cpu]==0.32.4", 0, ["3 passed"], None),
-    ("", 1, ["no candidate to test"], None),
 ]
 
 
@@ -42,9 +42,7 @@ def main() -> int:
             problems.append(f"top-level packages of the wheel: {sorted(packages)}, wanted only conformance")
         # Mostly pip, and each in a folder of its own.
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            running = [pool.submit(followed, folder, wheel)]
-            running += [pool.submit(asked, folder, wheel, *check) for check in CHECKS]
-            for each in running:
+            for each in [pool.submit(followed, folder, wheel), pool.submit(upgraded, folder, wheel)]:
                 problems += each.result()
     for problem in problems:
         print(f"FAILED: {problem}")
@@ -60,13 +58,23 @@ def built(folder: Path) -> Path:
     return wheel
 
 
-def asked(folder: Path, wheel: Path, beside: str, code: int, words: list[str], repro: int | None) -> list[str]:
-    """What is wrong with the answer of the suite, and of the repro script, beside this framework."""
-    environment = folder / f"beside-{beside or 'nothing'}"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    python = environment / "bin" / "python"
-    packages = [str(wheel), *([beside] if beside else [])]
+def upgraded(folder: Path, wheel: Path) -> list[str]:
+    """What is wrong in one environment, whose framework changes from check to check as a user's does."""
+    python = folder / "beside" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
+    install(python, str(wheel))
+    return [problem for check in CHECKS for problem in asked(folder, python, *check)]
+
+
+def install(python: Path, *packages: str) -> None:
+    """Install with the environment's own pip."""
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-compile", *packages], check=True)
+
+
+def asked(folder: Path, python: Path, beside: str, code: int, words: list[str], repro: int | None) -> list[str]:
+    """What is wrong with the answer of the suite, and of the repro script, beside this framework."""
+    if beside:
+        install(python, beside)
     elsewhere = folder / f"work-{beside or 'nothing'}"
     elsewhere.mkdir()
     command = [str(python), "-m", "pytest", "--pyargs", "conformance", "-k", "gru_hidden_none"]

@@ -134,7 +134,7 @@ def adapter(tmp_path: Path, uv_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def invoke(adapter: Path, *arguments: str) -> Result:
     """Run a command on the tiny framework with few cases."""
-    fixed = ["-k", "gru_hidden_none", "--examples", "2", "--adapter", str(adapter)]
+    fixed = ["-k", "gru_hidden_none", "--examples", "1", "--adapter", str(adapter)]
     return CliRunner().invoke(main, [*arguments, *fixed])
 
 
@@ -202,7 +202,7 @@ def test_no_environment_is_kept_when_asked(adapter: Path) -> None:
 
 def test_what_was_judged_before_a_kill_is_not_judged_again(adapter: Path, tmp_path: Path) -> None:
     """kill -9 in the middle: what was judged stays, nothing half-written is read, and the next one goes on."""
-    words = ["bisect", "tinyrnn", "1.2..2.1", "-k", "gru_hidden_none", "--examples", "2", "--adapter", str(adapter)]
+    words = ["bisect", "tinyrnn", "1.2..2.1", "-k", "gru_hidden_none", "--examples", "1", "--adapter", str(adapter)]
     command = [sys.executable, "-m", "conformance.cli", *words, "--scan"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     verdicts = tmp_path / "cache" / "verdicts"

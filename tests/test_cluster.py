@@ -30,9 +30,9 @@ ASKED = (
     "-k",
     "gru_hidden_given",
     "--examples",
-    "2",
+    "1",
     "--cases",
-    "640",
+    "192",
     "--forget",
     "-q",
 )
@@ -115,7 +115,7 @@ def running(worker: subprocess.Popen[bytes]) -> str:
 def test_a_killed_machine_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """One of two workers is killed while its shard runs; the record is that of an undivided run here."""
     results: list[Result] = []
-    words = ("--scheduler", cluster.address, "--shards", "4", "--output", str(tmp_path / "far"))
+    words = ("--scheduler", cluster.address, "--shards", "3", "--output", str(tmp_path / "far"))
     thread = threading.Thread(target=lambda: results.append(asked(*words)))
     thread.start()
     while "--shard" not in running(cluster.workers[0]):
@@ -129,7 +129,7 @@ def test_a_killed_machine_costs_nothing(cluster: Cluster, tmp_path: Path) -> Non
     (far,) = (p for p in (tmp_path / "far").glob("*.jsonl") if "shard" not in p.name)
     (here,) = (tmp_path / "here").glob("*.jsonl")
     assert plain(read_record(far)) == plain(read_record(here))
-    assert len(list((tmp_path / "far").glob("*-shard-*-of-4.jsonl"))) == 4
+    assert len(list((tmp_path / "far").glob("*-shard-*-of-3.jsonl"))) == 3
     assert read_record(far).blocks
 
 

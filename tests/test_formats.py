@@ -341,20 +341,20 @@ def test_an_ascii_terminal_gets_the_answer() -> None:
     assert b"candidates diverge" in raw.getvalue()
 
 
-def test_ten_thousand_candidates_are_bounded() -> None:
+def test_thousands_of_candidates_are_bounded() -> None:
     """The worst are shown and the others counted, where people read; tables hold all of them."""
     draft = Draft()
     wrong = next(f.verdict for f in typical().findings if isinstance(f.verdict, Diverges))
-    for place in range(10_000):
-        draft.found(draft.candidate(f"mlx:none=={place}"), wrong if place == 9_999 else AGREES)
+    for place in range(2_000):
+        draft.found(draft.candidate(f"mlx:none=={place}"), wrong if place == 1_999 else AGREES)
     record = draft.record()
-    assert len(results(record)) == 10_000
+    assert len(results(record)) == 2_000
     text = text_of(record, "text")
-    assert "mlx:none==9999" in text
-    assert "100 of 10,000 candidates are shown" in text
-    for form, most in (("text", 30_000), ("markdown", 100_000), ("github", 20_000), ("badge", 2_000)):
+    assert "mlx:none==1999" in text
+    assert "100 of 2,000 candidates are shown" in text
+    for form, most in (("text", 30_000), ("markdown", 20_000), ("github", 20_000), ("badge", 2_000)):
         assert len(text_of(record, form)) < most, form
-    assert text_of(record, "csv").count("\r\n") == 10_001
+    assert text_of(record, "csv").count("\r\n") == 2_001
 
 
 def test_huge_numbers_and_strings_are_bounded() -> None:

@@ -27,7 +27,7 @@ from conformance.requirement import REQUIREMENTS
 from conformance.verdict import Broken
 
 WRONG = str(Path(__file__).resolve().parent / "miniatures" / "wrong")
-SHORT = ("--adapter", WRONG, "-q", "--examples", "2", "-k", "gru_hidden_none")
+SHORT = ("--adapter", WRONG, "-q", "--examples", "1", "-k", "gru_hidden_none")
 HOSTILE = "<script>alert(1)</script> | `x`\n::error::no \x1b[31m"
 
 

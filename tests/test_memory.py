@@ -151,7 +151,7 @@ def test_rows_of_different_lengths_are_marched_through_as_well(name: str, tmp_pa
         rare = "campaign" in case.origin and abs(float(case.h0.flat[0])) > 0.8
         return planted(case, catalogue("gru")["padding_reversed"]) if rare else right(case)
 
-    campaign = Campaign(cases=spread(3 * BLOCK, [group]))
+    campaign = Campaign(cases=spread(BLOCK, [group]))
     for chosen, phase in ((campaign, "campaign"), (None, "generated")):
         settings, lines = Settings(examples=1, seed=3, database=tmp_path, campaign=chosen), list[Line]()
         finding = examine(group, cast("Host", Memory(group, rarely)), settings, lines.append)

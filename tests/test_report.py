@@ -784,20 +784,20 @@ def test_a_typical_report_is_small() -> None:
 
 
 def test_many_findings_stay_readable() -> None:
-    """Thousands of divergences are all there, most of them in short, in a file of reasonable size."""
+    """A thousand divergences are all there, most of them in short, in a file of reasonable size."""
     draft = Draft()
     shown = draft.judged(draft.candidate(MLX), NONE, fault="drop_rbhn_t0")
     copies = [
-        msgspec.structs.replace(shown, candidate=f"c{i % 50}:x", requirement=f"clause_{i // 50}") for i in range(2500)
+        msgspec.structs.replace(shown, candidate=f"c{i % 50}:x", requirement=f"clause_{i // 50}") for i in range(1000)
     ]
     draft.candidates = [f"c{i}:x" for i in range(50)]
     draft.findings, draft.trials = copies, []
     html = render_html(draft.record())
-    assert len(html.encode()) < 20_000_000
+    assert len(html.encode()) < 8_000_000
     assert html.count("<article") == 50
-    assert html.count("on 49 further checks") == 50
+    assert html.count("on 19 further checks") == 50
     ids = Parsed(html).values("id")
-    assert {f"f{index}" for index in range(1, 2501)} <= set(ids)
+    assert {f"f{index}" for index in range(1, 1001)} <= set(ids)
     assert "50 of 50 candidates diverge" in html
 
 

@@ -39,11 +39,12 @@ def ran(
     seconds: float | None = None,
     database: Path | None = None,
     lines: list[Line] | None = None,
+    shrink: bool = True,
 ) -> tuple[Finding, ...]:
-    """Run candidates on requirements and return the findings."""
+    """Run candidates on requirements and return the findings; shrink: whether a smallest case is looked for."""
     collected = lines if lines is not None else []
     groups = plan(candidates, requirements)  # type: ignore[arg-type]
-    settings = Settings(examples=examples, seed=0, database=database)
+    settings = Settings(examples=examples, seed=0, database=database, shrink=shrink)
     return run(groups, settings, collected.append, Silent(), case_seconds=seconds)
 
 
@@ -75,7 +76,10 @@ def test_a_fault_of_the_catalogue_is_named_and_shrunk(miniature: MiniatureOf) ->
 def test_a_fault_of_no_catalogue_is_localised_without_a_name(miniature: MiniatureOf) -> None:
     """An unknown fault diverges on every requirement; it gets no name, and the first wrong element is told."""
     findings = ran(
-        [miniature("unknown")], requirements=[REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_hidden_given"]]
+        [miniature("unknown")],
+        requirements=[REQUIREMENTS["gru_hidden_none"], REQUIREMENTS["gru_hidden_given"]],
+        examples=2,
+        shrink=False,
     )
     for finding in findings:
         assert isinstance(finding.verdict, Diverges)
@@ -113,7 +117,7 @@ def test_what_is_wrong_in_one_situation_only_diverges_there(
     """The requirement about that situation diverges, with its name and its detour; the plain one agrees."""
     asked = [REQUIREMENTS["gru_hidden_given"], REQUIREMENTS[requirement]]
     lines: list[Line] = []
-    plain, finding = ran([miniature(variant)], requirements=asked, examples=5, lines=lines)
+    plain, finding = ran([miniature(variant)], requirements=asked, examples=1, lines=lines)
     assert isinstance(plain.verdict, Agrees)
     assert isinstance(finding.verdict, Diverges)
     assert finding.verdict.faults == faults
@@ -189,7 +193,7 @@ def test_a_hang_is_broken(miniature: MiniatureOf) -> None:
 
 def test_nan_diverges(miniature: MiniatureOf) -> None:
     """NaN where the reference is finite is a divergence that blames no fault."""
-    (finding,) = ran([miniature("nan")])
+    (finding,) = ran([miniature("nan")], shrink=False)
     assert isinstance(finding.verdict, Diverges)
     assert not finding.verdict.evidence.finite
     assert finding.verdict.evidence.first[1] == 2
@@ -332,7 +336,8 @@ def test_a_divergence_survives_a_broken_repro_template(miniature: MiniatureOf, t
     (folder / "repro.py.jinja").write_text("{% nonsense %}")
     adapter = read_adapter(folder)
     spec = Spec(adapter=adapter.name, variant="drop_rbhn_t0")
-    (finding,) = ran([Candidate(spec=spec, adapter=adapter, variant=adapter.variants["drop_rbhn_t0"])])
+    candidate = Candidate(spec=spec, adapter=adapter, variant=adapter.variants["drop_rbhn_t0"])
+    (finding,) = ran([candidate], shrink=False)
     assert isinstance(finding.verdict, Diverges)
     assert finding.example is not None
     assert finding.example.repro.startswith("# cannot write a repro script")

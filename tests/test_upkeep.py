@@ -77,7 +77,7 @@ def test_a_candidate_that_does_not_agree_is_refused_whatever_side_meets_it(
 ) -> None:
     """A fault, an exception, another path: the side that sees it first says so, and no ratio is left."""
     with bench_of([miniature("good"), miniature(variant)], tmp_path, []) as bench:
-        getattr(bench, way)(5, 32)
+        getattr(bench, way)(5, 8)
         assert bench.refused
         assert all(text.startswith(f"wrong:{variant}") for text in bench.refused)
         found = line(side("engine"), side("floor"), refused=tuple(bench.refused))
@@ -96,7 +96,7 @@ def test_one_wrong_case_among_many_is_enough(miniature: MiniatureOf, tmp_path: P
     groups = plan([miniature("rare")], [REQUIREMENTS["gru_hidden_given"]])
     for way in ("floor", "engine", "judging"):
         with Bench(groups, [].append, tmp_path) as bench:
-            getattr(bench, way)(5, 4 * CASES)
+            getattr(bench, way)(5, CASES)
             assert bench.refused, way
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 import test_gate
 import test_history
 import test_speed
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
-from reading import HOSTILE
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from reading import HOSTILE, opened
 from test_report import hostile, typical
 
 from conformance.report.html import render_html
@@ -76,3 +77,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in texts}
+
+
+@pytest.fixture(scope="session")
+def looked_at(browser: Browser, pages: dict[str, Path]) -> Iterator[Callable[[str], Page]]:
+    """The open page of a kind, for those that read what is in it and touch nothing; each is opened once."""
+    context = browser.new_context()
+
+    @cache
+    def of(kind: str) -> Page:
+        return opened(context, pages[kind])
+
+    yield of
+    context.close()
