@@ -9,6 +9,7 @@ not kept: no environment, no answer in time, a worker that was killed, a defect 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -207,7 +208,7 @@ def state_of(verdict: Verdict) -> State:
         case Unrepresentable(parameters=parameters, subspace=subspace):
             inner = State(kind="answer", label="not run") if subspace is None else state_of(subspace)
             label = f"{inner.label} where it can represent (no place for {', '.join(parameters)})"
-            return replace(inner, label=label)
+            return dataclasses.replace(inner, label=label)
         case Inconclusive(why=why):
             return State(kind="failure", label="inconclusive", detail=why)
         case Broken(kind=kind, message=message):

@@ -15,6 +15,7 @@ states the middle one, until they are neighbours. What holds:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -24,7 +25,8 @@ Kind = Literal["answer", "failure", "unavailable"]
 PROBES: Final = 2
 
 
-class State(Struct, frozen=True, kw_only=True, eq=False):
+@dataclass(frozen=True, slots=True, kw_only=True)  # a struct cannot leave fields out of a comparison
+class State:
     """What is known of one release. Two states are the same if their kinds and labels are; `detail` explains one.
 
     faults: by which a divergence is explained.
@@ -32,14 +34,8 @@ class State(Struct, frozen=True, kw_only=True, eq=False):
 
     kind: Kind
     label: str
-    detail: str = ""
-    faults: tuple[str, ...] = ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, State) and (self.kind, self.label) == (other.kind, other.label)
-
-    def __hash__(self) -> int:
-        return hash((self.kind, self.label))
+    detail: str = field(default="", compare=False)
+    faults: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Boundary(Struct, frozen=True, kw_only=True):
