@@ -16,8 +16,6 @@ from typing import Final, TypeAlias
 import numpy as np
 from msgspec import Struct, field
 from msgspec.structs import replace
-
-# Here, before anything runs: NumPy loads it when it is first used, and a Ctrl-C at that moment would be lost.
 from numpy.random import default_rng
 
 from conformance.block import Block, packed

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import Final, Protocol
 
 import numpy as np
+import numpy.random  # noqa: F401 - here, before anything runs: when NumPy loads it later, a Ctrl-C is lost meanwhile
 from msgspec import Struct
 from msgspec.structs import replace
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from conformance.campaign import Campaign
 from conformance.case import Case
-from conformance.kept import Failure
 from conformance.plan import Group
+
+if TYPE_CHECKING:  # it comes with what draws, which a worker need not wait for
+    from conformance.campaign import Campaign
+    from conformance.kept import Failure
 
 
 class Settings(Struct, frozen=True, kw_only=True):

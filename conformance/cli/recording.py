@@ -12,17 +12,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
 from conformance.case import Case
 from conformance.errors import ConformanceError, RecordError, SpecError
-from conformance.kept import Failure, write_kept
 from conformance.plan import Group, slug
 from conformance.record import Record
 from conformance.rounding import DTYPES
 from conformance.run import Progress, Silent
+
+if TYPE_CHECKING:
+    from conformance.kept import Failure
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -138,7 +140,13 @@ def display(groups: Sequence[Group], *, quiet: bool, verbose: bool = False) -> A
 def keeper(record: Path) -> Callable[[Group, Case, Failure], Path]:
     """Writes minimal cases, with what they showed, into a folder beside the record."""
     folder = record.with_name(f"{record.stem}-cases")
-    return lambda group, case, failure: write_kept(folder / f"{slug(group)}.json", case, failure)
+
+    def keep(group: Group, case: Case, failure: Failure) -> Path:
+        from conformance.kept import write_kept
+
+        return write_kept(folder / f"{slug(group)}.json", case, failure)
+
+    return keep
 
 
 def written(path: Path, content: str | bytes, what: str, *, append: bool = False) -> None:

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from msgspec.structs import replace
 
-from conformance.campaign import Campaign, budget, spread
 from conformance.candidate import parse_spec
 from conformance.case import Case, asked_of_cases
 from conformance.cli.known import known_lines, known_option
@@ -33,7 +33,6 @@ from conformance.cli.root import EXIT_CODES, adapter_option, main, reported
 from conformance.discover import find_adapters
 from conformance.environments import cache_root
 from conformance.errors import SpecError
-from conformance.inputs import read_case
 from conformance.known import SHIPPED, read_known, updated, write_known
 from conformance.order import ordered
 from conformance.plan import Candidate, Group, candidates_for, plan
@@ -45,6 +44,9 @@ from conformance.run import Progress, header
 from conformance.run import run as run_groups
 from conformance.settings import Settings
 from conformance.verdict import Broken, core
+
+if TYPE_CHECKING:
+    from conformance.campaign import Campaign
 
 
 @main.command(epilog=EXIT_CODES)
@@ -134,7 +136,7 @@ def run(
     """
     adapters = find_adapters(adapter_folders)
     chosen = candidates_for(adapters, [parse_spec(text) for text in candidates])
-    only = None if case_file is None else read_case(case_file)
+    only = None if case_file is None else _case(case_file)
     groups = _groups(chosen, pattern, dtypes, only, explicit=bool(candidates))
     held = known_lines(known_file, dtypes)
     if update_known:
@@ -253,6 +255,12 @@ def _groups(
     return groups
 
 
+def _case(file: Path) -> Case:
+    from conformance.inputs import read_case
+
+    return read_case(file)
+
+
 def _campaign(groups: Sequence[Group], cases: int | None, fresh: int | None, shard: str | None) -> Campaign | None:
     """What --cases, --fresh-shapes and --shard ask for."""
     if cases is None:
@@ -265,6 +273,8 @@ def _campaign(groups: Sequence[Group], cases: int | None, fresh: int | None, sha
     match = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", shard or "1/1", re.ASCII)
     if match is None or int(match[1]) > int(match[2]):
         raise SpecError("cannot read the shard", got=repr(shard), wanted="I/N with I from 1 to N, e.g. 1/4")
+    from conformance.campaign import Campaign, budget, spread
+
     shared = spread(cases, groups)
     return Campaign(cases=shared, fresh=budget(fresh, shared), shard=(int(match[1]), int(match[2])))
 
