@@ -16,7 +16,9 @@ from importlib.metadata import version
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.random  # noqa: F401 - here, before anything runs: when NumPy loads it later, a Ctrl-C is lost meanwhile
+
+# Here, before anything runs: NumPy loads it when it is first used, and a Ctrl-C at that moment would be lost.
+import numpy.random
 from msgspec import Struct
 from msgspec.structs import replace
 
