@@ -89,7 +89,7 @@ class Host:
             if code not in (0, None):
                 text = f"the worker ended with exit code {code} after delivering every result"
                 self._incident(_broken("crash", text, code, tail))
-            self._process = None
+            self._process = self._ahead = None
 
     @property
     def pid(self) -> int | None:
@@ -312,6 +312,7 @@ class Host:
     def _give_up(self, *, patience: float = 2.0) -> tuple[int | None, str]:
         assert self._process is not None
         process, self._process = self._process, None
+        self._ahead = None
         return process.stop(patience=patience)
 
 
