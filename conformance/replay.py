@@ -25,6 +25,7 @@ from conformance.errors import ConformanceError, SpecError
 from conformance.kept import Failure, Kept
 from conformance.plan import Group, candidates_for, plan
 from conformance.record import CandidateLine, Line, Trial
+from conformance.report.wording import share as told
 from conformance.requirement import REQUIREMENTS
 from conformance.run import Silent, run
 from conformance.settings import Settings
@@ -121,7 +122,7 @@ def compared(failure: Failure, now: Verdict, visible: Sequence[str] = ()) -> tup
             named = frozenset(failure.faults) & frozenset(visible)
             if named and not excluded & named:
                 return "ERROR", f"agrees, but this case cannot show {_names(sorted(named))}"
-            return "FIXED", f"largest share of the bound {share:.3g}"
+            return "FIXED", f"largest share of the bound {told(share)}"
         case Diverges(faults=faults, evidence=evidence):
             size = evidence.largest_difference
             sizes = f"{_size(failure.size)} before, {_size(size)} now"

@@ -54,7 +54,7 @@ from conformance.report.outcome import ORDER, exit_code, headline, outcome_of, o
 from conformance.report.paths import attested
 from conformance.report.text import print_summary
 from conformance.report.view import make_page
-from conformance.report.wording import LIMIT, web_link
+from conformance.report.wording import LIMIT, share, web_link
 from conformance.requirement import REQUIREMENTS
 from conformance.rounding import format_of
 from conformance.verdict import (
@@ -445,6 +445,25 @@ def hostile(replace: Callable[[str], str]) -> Record:
 
 def outcomes_of(record: Record) -> Iterable[str]:
     return (outcome_of(finding.verdict) for finding in record.findings)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.482123, "0.482"),
+        (0.9996, "0.9996"),
+        (0.9999984, "0.999998"),
+        (0.99999999999, "0.99999999999"),
+        (1.0, "1"),
+        (1.0000001, "1.0000001"),
+        (1.004, "1.004"),
+        (12345.6, "12,346"),
+        (None, "not finite"),
+    ],
+)
+def test_a_share_is_never_rounded_to_the_bound(value: float | None, text: str) -> None:
+    """Whether it is inside or outside can be read off; the bound itself is 1."""
+    assert share(value) == text
 
 
 def test_typical_has_every_outcome() -> None:

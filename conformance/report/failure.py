@@ -15,6 +15,7 @@ from conformance.faults import catalogue
 from conformance.gradient_faults import GradientFault, gradient_catalogue
 from conformance.record import Example, Finding
 from conformance.report.minimal import STATES, STEPWISE, has_numbers, place_text
+from conformance.report.wording import share
 from conformance.requirement import REQUIREMENTS
 from conformance.verdict import Agrees, Broken, Diverges, Evidence, Inconclusive, Unrepresentable, Unsupported, Verdict
 
@@ -106,7 +107,7 @@ def _divergence(verdict: Diverges, cell: str, evaluation: Evaluation) -> list[st
     if evidence.largest_difference is not None and evidence.share is not None:
         lines.append(
             f"  largest difference: {evidence.largest_difference:.8g};"
-            f" largest residual: {evidence.share:.3g} times its bound"
+            f" largest residual: {share(evidence.share)} times its bound"
         )
     return lines
 

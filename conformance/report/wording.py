@@ -98,12 +98,13 @@ def exact(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A residual as a multiple of its bound."""
+    """A residual as a multiple of its bound; 1 is what decides, so nothing else is rounded to it."""
     if value is not None and value >= UNBOUNDED:
         return "infinite"
     if value is not None and math.isfinite(value) and 1000 <= value < 1e6:
         return f"{value:,.0f}"
-    return number(value, 3)
+    texts = (number(value, digits) for digits in range(3, 18))
+    return next(text for text in texts if text != "1" or value == 1.0)
 
 
 def apart(first: float | None, second: float | None) -> tuple[str, str]:
