@@ -245,14 +245,27 @@ def test_a_first_answer_waits_for_nothing_that_only_later_ones_need() -> None:
 
 
 def test_a_run_leaves_nothing_but_its_output(tmp_path: Path) -> None:
-    """Not even what Hypothesis would keep in the folder in which the command is typed."""
+    """What it keeps of failures is in the cache."""
     here = tmp_path / "here"
     here.mkdir()
     words = ["run", "wrong:drop_rbhn_t0", "--adapter", WRONG, "-k", "gru_hidden_none", "--examples", "12", "-q"]
     done = subprocess.run([sys.executable, "-m", "conformance.cli", *words], cwd=here, capture_output=True, check=False)
     assert done.returncode == 1, done.stderr
     assert [path.name for path in here.iterdir()] == ["reports"]
-    assert (tmp_path / "cache" / "hypothesis").is_dir()
+    assert list((tmp_path / "cache" / "examples").rglob("*"))
+
+
+def test_what_hypothesis_stores_of_its_own_is_in_the_cache(tmp_path: Path) -> None:
+    """Whether it stores anything is up to what it draws; where it would, is not."""
+    code = """
+from click.testing import CliRunner
+from conformance.cli import main
+CliRunner().invoke(main, ["schema"])
+from hypothesis.configuration import storage_directory
+print(storage_directory().path)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "cache" / "hypothesis")
 
 
 def test_a_command_that_is_not_there_is_told_from_those_that_are() -> None:
