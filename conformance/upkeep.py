@@ -26,6 +26,7 @@ from conformance.campaign import BLOCK, Campaign, block_at, block_of
 from conformance.case import Shape
 from conformance.draws import CHUNK, forget
 from conformance.examine import campaigned
+from conformance.floor import CONTAINS, Floor
 from conformance.host import Host
 from conformance.inputs import lattice_of
 from conformance.judge import judge, judge_block
@@ -49,16 +50,16 @@ GROWTH: Final[Mapping[str, tuple[int, ...]]] = {
 }
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 
-FLOOR: Final = (
-    "the frameworks alone, one after another: the adapters' own seconds (weights and inputs loaded, the layer run, "
-    "every number evaluated and handed back), while nothing else runs; CPU: of the worker, with its reading of messages"
+ADAPTERS: Final = (
+    "the adapters' own seconds, one after another (weights and inputs loaded, the layer run, what ran attested, every "
+    "number handed back), while nothing else runs; CPU: of the worker, with its reading of messages"
 )
 ENGINE: Final = (
     "the campaign as `run --cases` makes it, as many candidates side by side as there are cores: cases drawn, sent, "
     "run, judged, recorded"
 )
 CASE_BY_CASE: Final = "the same with a message and a judgement for every case instead of blocks"
-JUDGING: Final = "judging the answers of the floor's workers, while nothing else runs"
+JUDGING: Final = "judging the answers of the adapters, while nothing else runs"
 
 
 class Bench(Struct):
@@ -161,8 +162,12 @@ class Bench(Struct):
         """The paths that a candidate may take in a block."""
         return tuple(group.candidate.variant.attestable(one.first.cell, one.first.initial, one.first.features))
 
-    def floor(self, seed: int, cases: int) -> tuple[float, float]:
+    def alone(self, floor: Floor, seed: int, cases: int) -> Turn:
         """The frameworks alone."""
+        return floor.turn([(group, self.blocks(group, seed, cases)) for group in self.groups])
+
+    def adapters(self, seed: int, cases: int) -> tuple[float, float]:
+        """The adapters alone."""
         return self._passed(seed, cases)[0]
 
     def engine(self, seed: int, cases: int, groups: Sequence[Group] | None = None) -> tuple[float, float]:
@@ -202,11 +207,11 @@ class Bench(Struct):
         return took[0], took[1]
 
     def judging(self, seed: int, cases: int) -> tuple[float, float]:
-        """Judging alone, of the answers of the floor."""
+        """Judging alone, of the answers of the adapters."""
         return self._passed(seed, cases)[1]
 
     def _passed(self, seed: int, cases: int) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Floor and judging of a round: both are told of the same answers, so workers give these once."""
+        """Adapters and judging of a round: both are told of the same answers, so workers give these once."""
         if self._latest is None or self._latest[0] != (seed, cases):
             self.judged = (0.0, 0.0)
             seconds, before = 0.0, self._workers()
@@ -260,7 +265,9 @@ class Bench(Struct):
         took += [time.perf_counter() - wall, time.process_time() + self._workers() - cpu]
 
 
-def measure(bench: Bench, hand: Handwritten, *, rounds: int = ROUNDS, progress: Callable[[str], None]) -> HarnessLine:
+def measure(
+    bench: Bench, hand: Handwritten, floor: Floor, *, rounds: int = ROUNDS, progress: Callable[[str], None]
+) -> HarnessLine:
     """All rounds, start-ups and growths; a side that cannot be had here says why, and costs nothing else."""
     first = bench.groups[0]
     before = machine()
@@ -275,7 +282,8 @@ def measure(bench: Bench, hand: Handwritten, *, rounds: int = ROUNDS, progress: 
     progress("every worker runs every shape once")
     bench.warm()
     sides: dict[str, tuple[str, int, Callable[[int], Turn]]] = {
-        "floor": (FLOOR, CASES, lambda seed: bench.floor(seed, CASES)),
+        "floor": (CONTAINS, CASES, lambda seed: bench.alone(floor, seed, CASES)),
+        "adapters": (ADAPTERS, CASES, lambda seed: bench.adapters(seed, CASES)),
         "engine": (ENGINE, CASES, lambda seed: bench.engine(seed, CASES)),
         "case by case": (CASE_BY_CASE, ONE_BY_ONE, lambda seed: bench.case_by_case(seed, ONE_BY_ONE)),
         "judging": (JUDGING, CASES, lambda seed: bench.judging(seed, CASES)),

@@ -33,7 +33,7 @@ from conformance.process import LAUNCH
 from conformance.repro import TEMPLATE
 from conformance.signature import LATTICE, Signature, build
 from conformance.worker import wire
-from conformance.worker.api import WorkerCase, assemble, attest, block, distribute, prefix_of
+from conformance.worker.api import Place, WorkerCase, assemble, attest, block, distribute, prefix_of
 
 SHIPPED = {"mlx", "torch", "flax-linen", "flax-nnx", "jax", "numpy", "mingru-pytorch"}
 ADAPTERS = find_adapters()
@@ -205,6 +205,49 @@ def test_distributed_gradients_are_the_adjoint_of_the_assembly(seed: int) -> Non
     back = distribute(recipe, gradient)
     assert back.keys() == p.keys()
     assert np.dot(assemble(recipe, p), gradient) == pytest.approx(sum(np.dot(p[name], back[name]) for name in p))
+
+
+def test_a_block_assembles_for_its_cases_what_each_would_have_alone() -> None:
+    """The same bits for every layer and direction, laid out in one piece; none writes into another's."""
+    generator, count, shared = np.random.default_rng(1), 4, dict[Any, Any]()
+    shapes = {"W_r": (3, 2), "W_z": (3, 2), "b_r": (3,), "b_hr": (3,)}
+    columns = {
+        prefix_of(*each) + name: generator.normal(size=(count, *shape)).astype(np.float32)
+        for each in ((0, 0), (0, 1), (1, 0))
+        for name, shape in shapes.items()
+    }
+
+    def of(case: WorkerCase) -> list[Any]:
+        recipes = (["W_z", "W_r"], ["b_r + b_hr", "b_r"])
+        return [
+            case.assembled(recipe, *each, transpose=transpose)
+            for each in ((0, 0), (0, 1), (1, 0))
+            for recipe in recipes
+            for transpose in (False, True)
+        ]
+
+    cases = [
+        WorkerCase(
+            cell="gru",
+            variant="any",
+            dtype="float32",
+            parameters={name: values[place] for name, values in columns.items()},
+            x=None,
+            h0=None,
+            hidden=3,
+            batched=True,
+            place=Place(columns, place, shared),
+        )
+        for place in range(count)
+    ]
+    for case in cases:
+        alone, found = of(dataclasses.replace(case, place=None)), of(case)
+        assert len(found) == 12
+        for one, other in zip(alone, found, strict=True):
+            assert np.array_equal(one, other)
+            assert other.flags.c_contiguous
+            other[...] = np.nan
+    assert [array.shape for array in of(cases[0])[:4]] == [(6, 2), (2, 6), (6,), (6,)]
 
 
 def test_blocks_are_named_by_layer_and_direction() -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from conformance.campaign import BLOCK
 from conformance.cli import main
 from conformance.environments import current
+from conformance.floor import Floor
 from conformance.plan import Candidate, plan
 from conformance.record import FORMAT, Footer, HarnessLine, HarnessPoint, HarnessSide, Header, Line, Record
 from conformance.recordfile import RecordWriter, read_record
@@ -54,10 +55,10 @@ def line(*sides: HarnessSide, **more: Any) -> HarnessLine:
 
 
 def test_every_side_gets_through_the_cases_that_it_says(miniature: MiniatureOf, tmp_path: Path) -> None:
-    """Warm workers, the floor, the engine and its modes: all agree, all take some time, and nothing is refused."""
+    """Warm workers, the adapters, the engine and its modes: all agree, all take some time, and nothing is refused."""
     with bench_of([miniature("good")], tmp_path, []) as bench:
         bench.warm(LATTICE[:3])
-        for turn in (bench.floor, bench.engine, bench.case_by_case, bench.judging):
+        for turn in (bench.adapters, bench.engine, bench.case_by_case, bench.judging):
             wall, cpu = turn(5, 2 * BLOCK)
             assert wall > 0
             assert cpu >= 0
@@ -71,7 +72,7 @@ def test_every_side_gets_through_the_cases_that_it_says(miniature: MiniatureOf, 
 
 
 @pytest.mark.parametrize("variant", ["drop_rbhn_t0", "raises", "path"])
-@pytest.mark.parametrize("way", ["floor", "engine", "case_by_case"])
+@pytest.mark.parametrize("way", ["adapters", "engine", "case_by_case"])
 def test_a_candidate_that_does_not_agree_is_refused_whatever_side_meets_it(
     miniature: MiniatureOf, tmp_path: Path, variant: str, way: str
 ) -> None:
@@ -94,7 +95,7 @@ def test_a_judgement_alone_refuses_too(miniature: MiniatureOf, tmp_path: Path) -
 def test_one_wrong_case_among_many_is_enough(miniature: MiniatureOf, tmp_path: Path) -> None:
     """A defect of one case in 60 refuses the whole measurement."""
     groups = plan([miniature("rare")], [REQUIREMENTS["gru_hidden_given"]])
-    for way in ("floor", "engine", "judging"):
+    for way in ("adapters", "engine", "judging"):
         with Bench(groups, [].append, tmp_path) as bench:
             getattr(bench, way)(5, CASES)
             assert bench.refused, way
@@ -193,6 +194,71 @@ def test_a_check_by_hand_tells_its_seconds(tmp_path: Path) -> None:
         assert [hand.turn(), hand.turn()] == [(2.0, 0.5), (3.0, 0.5)]
     with Handwritten(None, script, "no environment") as nothing:
         assert nothing.turn() == nothing.alone(3) == "no environment"
+
+
+ALONE = """
+import json, sys
+import numpy as np
+def states(p):
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))
+    h, found = np.zeros((*p["x"].shape[:-2], len(p["b_hn"]))), []
+    for x in np.moveaxis(p["x"], -2, 0):
+        r, z = (sigmoid(x @ p["W_x" + g].T + p["b_x" + g] + h @ p["W_h" + g].T + p["b_h" + g]) for g in "rz")
+        n = np.tanh(x @ p["W_xn"].T + p["b_xn"] + r * (h @ p["W_hn"].T + p["b_hn"]))
+        h = (1 - z) * n + z * h
+        found.append(h)
+    return np.stack(found, axis=-2)
+for line in sys.stdin:
+    asked, blocks = json.loads(line), {}
+    with np.load(asked["cases"], allow_pickle=False) as stored:
+        for key in stored.files:
+            number, _, name = key.partition("/")
+            blocks.setdefault(number, {})[name] = stored[key]
+    rows = {n: [{k: v[i] for k, v in b.items()} for i in range(len(b["x"]))] for n, b in blocks.items()}
+    answers = {n + "/outputs": np.stack([states(p) for p in own]) for n, own in rows.items()}
+    SPOIL
+    np.savez(asked["answers"], **answers)
+    print(json.dumps({"seconds": 2.0, "cpu": 1.0}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        ("pass", None),
+        ('answers["1/outputs"][5] += 1e-3', "another answer"),
+        ('answers["1/outputs"][5] = np.nan', "another answer"),
+        ('answers["1/outputs"] = answers["1/outputs"][:-1]', "another answer"),
+        ('del answers["1/outputs"]', "broke"),
+        ("raise SystemExit", "broke"),
+        ('print(json.dumps({"left_out": "it is not mine"}), flush=True); continue', "it is not mine"),
+    ],
+)
+def test_a_floor_counts_only_where_every_answer_is_right(
+    miniature: MiniatureOf, tmp_path: Path, spoil: str, why: str | None
+) -> None:
+    """Single sequences and batches; one number that is wrong, or missing, and there are no seconds."""
+    script = tmp_path / "floor.py"
+    script.write_text(ALONE.replace("SPOIL", spoil))
+    with (
+        bench_of([miniature("good"), miniature("path")], tmp_path, []) as bench,
+        Floor(current(), tmp_path, script=script) as floor,
+    ):
+        blocks = [one for group in bench.groups[:1] for one in bench.blocks(group, 5, 8 * BLOCK)]
+        assert {one.first.batched for one in blocks} == {True, False}
+        turn = bench.alone(floor, 5, 8 * BLOCK)
+    if why is None:
+        assert turn == (4.0, 2.0)
+    else:
+        assert isinstance(turn, str)
+        assert turn.startswith("wrong:good: ")
+        assert why in turn
+
+
+def test_without_an_environment_there_is_no_floor(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """It says why."""
+    with bench_of([miniature("good")], tmp_path, []) as bench, Floor(None, tmp_path, "no environment") as floor:
+        assert bench.alone(floor, 5, BLOCK) == "no environment"
 
 
 def recorded(path: Path, found: HarnessLine) -> Record:

@@ -7,7 +7,7 @@ every shape is compiled once; called eagerly, ``nn.RNN`` compiles its scan anew 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax
@@ -24,14 +24,13 @@ from conformance.worker.api import (
     Prepared,
     Result,
     WorkerCase,
-    assemble,
     attest,
-    block,
     distribute,
     prefix_of,
 )
 
 from . import concat, programs
+from .carries import pack, plain, unpack
 from .compat import enable_x64
 from .costs import measured
 
@@ -108,44 +107,27 @@ def backward(layer: nn.Module, params: Any, x: Any, carry: Any, lengths: Any, co
 
 
 def build(case: WorkerCase) -> tuple[nn.Module, str]:
-    """The layer without its weights, and the name of its cell, read from the cell.
+    """The layer without its weights, and the name of its cell, read from the cell."""
+    return built(case.cell, case.variant, case.hidden, case.dtype, case.directions, reverse=case.reverse)
+
+
+@cache
+def built(cell: str, variant: str, hidden: int, dtype: str, directions: int, *, reverse: bool) -> tuple[nn.Module, str]:
+    """As `build`, once for each: a layer holds no numbers.
 
     param_dtype is also the dtype of a state that the layer makes itself. Weights are always given; Flax traces the
     initialisers all the same, to compare shapes, and those that give zeros in the least time.
     """
-    options: dict[str, Any] = {"features": case.hidden, "param_dtype": jnp.dtype(case.dtype)}
+    options: dict[str, Any] = {"features": hidden, "param_dtype": jnp.dtype(dtype)}
     options |= dict.fromkeys(("kernel_init", "recurrent_kernel_init"), ZEROS)
-    if case.cell in ACTIVATIONS:
-        options["activation_fn"] = ACTIVATIONS[case.cell]
-    cell = getattr(nn, "OptimizedLSTMCell" if case.variant.endswith(OPTIMIZED) else CLASSES[case.cell])(**options)
-    name = type(cell).__name__ + (f"[{cell.activation_fn.__name__}]" if case.cell in ACTIVATIONS else "")
-    if case.directions == 2:
-        both = [nn.RNN(each, return_carry=True) for each in (cell, cell.copy())]
+    if cell in ACTIVATIONS:
+        options["activation_fn"] = ACTIVATIONS[cell]
+    one = getattr(nn, "OptimizedLSTMCell" if variant.endswith(OPTIMIZED) else CLASSES[cell])(**options)
+    name = type(one).__name__ + (f"[{one.activation_fn.__name__}]" if cell in ACTIVATIONS else "")
+    if directions == 2:
+        both = [nn.RNN(each, return_carry=True) for each in (one, one.copy())]
         return nn.Bidirectional(*both, return_carry=True), name
-    return nn.RNN(cell, return_carry=True, reverse=case.reverse, keep_order=case.reverse), name
-
-
-def pack(h: Any, c: Any, directions: int) -> Any:
-    """The carry for a state h and memory c: of a linen LSTM it is (c, h), of both directions a pair."""
-    split = partial(np.split, indices_or_sections=directions, axis=-1)
-    carries = split(h) if c is None else list(zip(split(c), split(h), strict=True))
-    return carries[0] if directions == 1 else tuple(carries)
-
-
-def unpack(carry: Any, cell: str, directions: int) -> tuple[Any, Any]:
-    """The state h and memory c (None for other cells) in a carry, or in its gradient."""
-    carries = [carry] if directions == 1 else carry
-    join = partial(np.concatenate, axis=-1)
-    if cell == "lstm":
-        return join([h for _, h in carries]), join([c for c, _ in carries])
-    return join(carries), None
-
-
-def plain(array: Any) -> Any:
-    """A NumPy array that holds the numbers exactly, in float64 or else float32; None stays None."""
-    if array is None:
-        return None
-    return np.asarray(array).astype(np.float64 if array.dtype == np.float64 else np.float32)
+    return nn.RNN(one, return_carry=True, reverse=reverse, keep_order=reverse), name
 
 
 def named(case: WorkerCase, params: Any, x: Any, carry: Any, *, folded: bool) -> dict[str, Any]:
@@ -179,15 +161,15 @@ def call_of(case: WorkerCase) -> Call:
     layer, name = build(case)
     params = {}
     for direction, place in enumerate(PLACES[case.directions]):
-        p = block(case.parameters, 0, direction)
-        params |= {f"{place}.{target}": assemble(recipe, p).T for target, recipe in RECIPES[case.cell].items()}
+        for target, recipe in RECIPES[case.cell].items():
+            params[f"{place}.{target}"] = case.assembled(recipe, 0, direction, transpose=True)
     carry = None
     path = "flax.linen.RNN({layer})(x)"
     if case.h0 is not None:
         carry = pack(case.h0, case.c0, case.directions)
         path = "flax.linen.RNN({layer})(x, initial_carry)"
     path = attest(path.format(layer=name), case.features)
-    inputs = jax.tree_util.tree_map(lambda array: array.astype(dtype), (params, case.x, carry))
+    inputs = jax.tree_util.tree_map(partial(np.asarray, dtype=dtype), (params, case.x, carry))
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
     if case.cotangents is None:

@@ -21,6 +21,7 @@ from flax.linen.initializers import lecun_normal, zeros_init
 
 from conformance.worker.api import Level, Prepared, Result, WorkerCase, assemble, attest
 
+from .carries import plain
 from .compat import enable_x64
 
 # Rows of the (D + H, H) kernels, the transpose of the canonical (out, in): first those of x, then those of h.
@@ -97,11 +98,6 @@ def parameters_of(case: WorkerCase) -> dict[str, Any]:
     transposed = {name: np.transpose(value) for name, value in case.parameters.items()}
     recipes = RECIPES[case.cell]
     return {target: SIGNS.get(target, 1.0) * assemble(recipe, transposed) for target, recipe in recipes.items()}
-
-
-def plain(array: Any) -> Any:
-    """A NumPy array that holds the numbers exactly, in float64 or else float32."""
-    return np.asarray(array).astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def named(params: Any, x: Any, h0: Any, *, folded: bool) -> dict[str, Any]:

@@ -22,14 +22,13 @@ from conformance.worker.api import (
     Prepared,
     Result,
     WorkerCase,
-    assemble,
     attest,
-    block,
     distribute,
     prefix_of,
 )
 
 from . import programs
+from .carries import pack, plain, unpack
 from .compat import enable_x64
 from .costs import measured
 from .forms import ACTIVATIONS, Form, backward, form_of, forward, one_step
@@ -117,29 +116,6 @@ def layer_name(cell: str, case: WorkerCase) -> str:
     return cell + (f"[{ACTIVATIONS[case.cell].__name__}]" if case.cell in ACTIVATIONS else "")
 
 
-def pack(h: Any, c: Any, directions: int) -> Any:
-    """The carry for a state h and memory c: of an LSTM it is (c, h), of both directions a pair."""
-    split = partial(np.split, indices_or_sections=directions, axis=-1)
-    carries = split(h) if c is None else list(zip(split(c), split(h), strict=True))
-    return carries[0] if directions == 1 else tuple(carries)
-
-
-def unpack(carry: Any, cell: str, directions: int) -> tuple[Any, Any]:
-    """The state h and memory c (None for other cells) in a carry, or in its gradient."""
-    carries = [carry] if directions == 1 else carry
-    join = partial(np.concatenate, axis=-1)
-    if cell == "lstm":
-        return join([h for _, h in carries]), join([c for c, _ in carries])
-    return join(carries), None
-
-
-def plain(array: Any) -> Any:
-    """A NumPy array that holds the numbers exactly, in float64 or else float32; None stays None."""
-    if array is None:
-        return None
-    return np.asarray(array).astype(np.float64 if array.dtype == np.float64 else np.float32)
-
-
 def named(case: WorkerCase, recipe: Any, weights: Any, x: Any, carry: Any, *, folded: bool) -> dict[str, Any]:
     """Arrays laid out like the inputs, by canonical name; `folded` with those that were added to another."""
     arrays = {"x": plain(x)}
@@ -185,10 +161,10 @@ def call_of(case: WorkerCase) -> Call:
     layer = "LSTMCell" if per_gate else CLASSES[case.cell]
     weights = []
     for direction in range(case.directions):
-        p = block(case.parameters, 0, direction)
-        weights.append({target: assemble(terms, p).T for target, terms in recipe.items()})
+        own = {target: case.assembled(terms, 0, direction, transpose=True) for target, terms in recipe.items()}
+        weights.append(own)
     carry = None if case.h0 is None else pack(case.h0, case.c0, case.directions)
-    inputs = jax.tree_util.tree_map(lambda array: array.astype(dtype), (weights, case.x, carry))
+    inputs = jax.tree_util.tree_map(partial(np.asarray, dtype=dtype), (weights, case.x, carry))
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
     variant = case.variant.removesuffix(LSTM_CELL)
@@ -200,6 +176,20 @@ def call_of(case: WorkerCase) -> Call:
     return Call(recipe, backward, form, inputs, (case.lengths, (final, wanted["outputs"])))
 
 
+def attested(call: Call, case: WorkerCase) -> str:
+    """The path of the program that a call has run.
+
+    The cases of a block have one program, as they differ in numbers only: it is read once, and again where JAX has
+    compiled or fetched any other meanwhile.
+    """
+    if case.place is None:
+        return call.path(case)
+    made, count = case.place.made, programs.HELD.count
+    if made.get("programs") != count:
+        made["programs"], made["path"] = count, call.path(case)
+    return str(made["path"])
+
+
 def run(case: WorkerCase) -> Result:
     """Run the compiled variant and name its outputs; ValueError for weights that the cell cannot hold."""
     programs.HELD.bound()
@@ -207,7 +197,7 @@ def run(case: WorkerCase) -> Result:
     with enable_x64(case.dtype == "float64"):
         call = call_of(case)
         answer = call.function(*call.arguments)
-        path = call.path(case)
+        path = attested(call, case)
     pulled: Any = None
     if case.cotangents is not None:
         answer, pulled = answer

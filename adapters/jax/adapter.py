@@ -17,6 +17,7 @@ from jax import lax
 from conformance.worker.api import Result, WorkerCase, attest
 
 from . import programs
+from .carries import plain
 from .compat import enable_x64
 
 PROGRAMS = programs.keep()
@@ -118,11 +119,6 @@ def backward(variant: str, cell: str, p: Any, x: Any, h0: Any, cotangents: Any) 
 
     (_, states), pulled = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(p, x, h0)
     return states, pulled
-
-
-def plain(array: Any) -> np.ndarray:
-    """A NumPy array that holds the numbers exactly, in float64 or else float32."""
-    return np.asarray(array).astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def named(p: Any, x: Any, h0: Any) -> dict[str, np.ndarray]:

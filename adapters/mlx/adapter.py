@@ -14,7 +14,7 @@ import shutil
 import mlx.core as mx
 import numpy as np
 
-from conformance.worker.api import Level, Prepared, Result, WorkerCase, assemble, attest, distribute
+from conformance.worker.api import Level, Prepared, Result, WorkerCase, attest, distribute
 
 from . import minimal
 from .fused import NAMES, WATCHES, switch
@@ -113,7 +113,7 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
 
 def tensors(case: WorkerCase) -> tuple[Arrays, Arrays]:
     """Inputs and weights by name, as MLX's own arrays."""
-    weights = {key: tensor(assemble(recipe, case.parameters), case) for key, recipe in RECIPES[case.cell].items()}
+    weights = {key: tensor(case.assembled(recipe), case) for key, recipe in RECIPES[case.cell].items()}
     x = mx.swapaxes(tensor(case.x.swapaxes(0, 1), case), 0, 1) if case.strided else tensor(case.x, case)
     states = {"h0": case.h0, "c0": case.c0}
     return {"x": x} | {key: tensor(value, case) for key, value in states.items() if value is not None}, weights
@@ -126,7 +126,7 @@ def tensor(values: np.ndarray, case: WorkerCase) -> mx.array:
 
 def array(values: mx.array) -> np.ndarray:
     """To NumPy in float32, which is exact: the variants offer no wider dtype."""
-    return np.array(values.astype(mx.float32))
+    return np.array(values if values.dtype == mx.float32 else values.astype(mx.float32))
 
 
 def canonical(arrays: Arrays, case: WorkerCase) -> dict[str, np.ndarray]:

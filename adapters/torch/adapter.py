@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from conformance.worker.api import Level, Prepared, Result, WorkerCase, assemble, attest, distribute, prefix_of
+from conformance.worker.api import Level, Prepared, Result, WorkerCase, attest, distribute, prefix_of
 
 from . import minimal
 
@@ -68,14 +68,13 @@ def run_module(case: WorkerCase) -> Result:
         # What is given back, or differentiated, may be looked at after the next case.
         plain = case.cotangents is None and not case.inputs_back
         module, layer = build(case, made=kept if plain else make)
-        module.load_state_dict(
-            {name: tensor(assemble(recipe, case.parameters), case) for name, recipe in recipes(case).items()}
-        )
+        fill(module, case)
         inputs = load(case)
         call = {"layer": call_layer, "cell": call_cell}[case.variant]
         observed, path = call(module, inputs, case)
-        leaves = {**inputs, **dict(module.named_parameters())}
-        gradients = {} if case.cotangents is None else differentiate(leaves, observed, case)
+        gradients = {}
+        if case.cotangents is not None:
+            gradients = differentiate({**inputs, **dict(module.named_parameters())}, observed, case)
     return Result(
         dtype=str(observed["outputs"].dtype).rpartition(".")[2],
         path=attest(path.format(layer=layer), case.features),
@@ -132,27 +131,51 @@ def build(case: WorkerCase, made: Any = make) -> tuple[torch.nn.Module, str]:
     return module, f"{name}[proj_size]" if getattr(module, "proj_size", 0) else name
 
 
-def recipes(case: WorkerCase) -> dict[str, list[str]]:
-    """The recipe of every parameter of the module, in the canonical names of its layer and direction."""
-    if case.variant == "cell":
-        return RECIPES[case.cell]
+@cache
+def recipes(cell: str, variant: str, layers: int, directions: int) -> dict[str, tuple[list[str], int, int]]:
+    """Of every parameter of the module the recipe, and the layer and direction that its arrays are of."""
+    if variant == "cell":
+        return {name: (recipe, 0, 0) for name, recipe in RECIPES[cell].items()}
     return {
-        f"{name}_l{layer}{'_reverse' if direction else ''}": [prefix_of(layer, direction) + term for term in recipe]
-        for layer in range(case.layers)
-        for direction in range(case.directions)
-        for name, recipe in RECIPES[case.cell].items()
+        f"{name}_l{layer}{'_reverse' if direction else ''}": (recipe, layer, direction)
+        for layer in range(layers)
+        for direction in range(directions)
+        for name, recipe in RECIPES[cell].items()
     }
+
+
+def recipes_of(case: WorkerCase) -> dict[str, tuple[list[str], int, int]]:
+    """The recipes of the module that a case asks for."""
+    return recipes(case.cell, case.variant, case.layers, case.directions)
+
+
+@torch.no_grad()
+def fill(module: torch.nn.Module, case: WorkerCase) -> None:
+    """Copy the weights of a case into the module; ValueError where the module has others, or of other shapes.
+
+    As ``load_state_dict`` does, in a fifth of the time.
+    """
+    wanted, held = recipes_of(case), module._parameters  # noqa: SLF001 - named_parameters() walks modules within modules
+    if wanted.keys() != held.keys():
+        raise ValueError(f"{type(module).__name__} has the parameters {sorted(held)}, wanted {sorted(wanted)}")
+    for name, parameter in held.items():
+        values = torch.from_numpy(case.assembled(*wanted[name]))
+        if values.shape != parameter.shape:
+            raise ValueError(f"{name} has shape {tuple(parameter.shape)}, wanted {tuple(values.shape)}")
+        parameter.copy_(values)
 
 
 def tensor(values: np.ndarray, case: WorkerCase) -> torch.Tensor:
     """A contiguous copy in the case's dtype."""
-    return torch.tensor(values).to(getattr(torch, case.dtype))
+    copy = torch.tensor(values)
+    dtype = getattr(torch, case.dtype)
+    return copy if copy.dtype == dtype else copy.to(dtype)
 
 
 def array(values: torch.Tensor) -> np.ndarray:
     """To NumPy, which has no bfloat16: what is narrower than float32 comes in float32."""
     values = values.detach()
-    return values.to(torch.promote_types(values.dtype, torch.float32)).numpy()
+    return (values if values.dtype in (torch.float32, torch.float64) else values.to(torch.float32)).numpy()
 
 
 def load(case: WorkerCase) -> dict[str, torch.Tensor]:
@@ -161,13 +184,19 @@ def load(case: WorkerCase) -> dict[str, torch.Tensor]:
     inputs = {"x": x}
     for name, state in {"h0": case.h0, "c0": case.c0}.items():
         if state is not None:
-            inputs[name] = tensor(np.stack(np.split(state, case.layers * case.directions, axis=-1)), case)
-    return {name: value.requires_grad_(torch.is_grad_enabled()) for name, value in inputs.items()}
+            parts = case.layers * case.directions
+            inputs[name] = tensor(
+                np.moveaxis(state.reshape(*state.shape[:-1], parts, state.shape[-1] // parts), -2, 0), case
+            )
+    if torch.is_grad_enabled():
+        for value in inputs.values():
+            value.requires_grad_()
+    return inputs
 
 
 def join(states: torch.Tensor) -> torch.Tensor:
     """States (layers * directions, B, H) side by side: (B, layers * directions * H)."""
-    return torch.cat(states.unbind(), dim=-1)
+    return states[0] if len(states) == 1 else torch.cat(states.unbind(), dim=-1)
 
 
 def call_layer(
@@ -221,9 +250,10 @@ def differentiate(
 def canonical(tensors: dict[str, torch.Tensor], case: WorkerCase) -> dict[str, np.ndarray]:
     """Inputs and parameters, or their gradients, in canonical form."""
     arrays = {name: array(join(value) if name in ("h0", "c0") else value) for name, value in tensors.items()}
-    for name, recipe in recipes(case).items():
+    for name, (recipe, layer, direction) in recipes_of(case).items():
         if name in arrays:
-            arrays |= distribute(recipe, arrays.pop(name))
+            own = distribute(recipe, arrays.pop(name))
+            arrays |= {prefix_of(layer, direction) + term: value for term, value in own.items()}
     return arrays
 
 
@@ -233,9 +263,7 @@ def prepare(case: WorkerCase, level: Level) -> Prepared:
         raise ValueError(f"torch:{case.variant} has no cell to be timed step by step; torch:cell has")
     with torch.inference_mode():
         module, layer = build(case)
-        module.load_state_dict(
-            {name: tensor(assemble(recipe, case.parameters), case) for name, recipe in recipes(case).items()}
-        )
+        fill(module, case)
         with torch.set_grad_enabled(False):
             inputs = load(case)
         make = {"layer": call_layer, "cell": call_cell}[case.variant]

@@ -25,6 +25,7 @@ from conformance.comparisons import TABLE, Comparison
 from conformance.contest import CAP, SCAN_SHAPE, SCAN_SIDES, SCAN_TIMES, Workers, at, compare, scan
 from conformance.discover import find_adapters
 from conformance.errors import SpecError
+from conformance.floor import Floor
 from conformance.plan import Candidate, candidates_for, plan
 from conformance.record import FORMAT, BenchLine, Footer, Header, ScanLine
 from conformance.recordfile import RecordWriter, read_record
@@ -266,8 +267,12 @@ def measure_harness(chosen: Sequence[Candidate], output: Path, *, seed: int, rou
     complete = False
     with TemporaryDirectory(prefix="rnn-conformance-") as scratch, RecordWriter(path, head) as writer:
         try:
-            with handwritten(progress) as hand, Bench(groups, writer.write, Path(scratch), seed) as bench:
-                writer.write(measure(bench, hand, rounds=rounds or ROUNDS, progress=progress))
+            with (
+                handwritten(progress) as hand,
+                Floor(hand.interpreter, Path(scratch), hand.left_out) as floor,
+                Bench(groups, writer.write, Path(scratch), seed) as bench,
+            ):
+                writer.write(measure(bench, hand, floor, rounds=rounds or ROUNDS, progress=progress))
             writer.write(Footer(finished=now(), trials=0, findings=0))
             complete = True
         except KeyboardInterrupt:

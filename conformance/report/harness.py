@@ -43,10 +43,16 @@ class Aim(Struct, frozen=True, kw_only=True):
 AIMS: Final = (
     Aim(
         title="engine / floor",
-        says="a campaign beside the frameworks' own time, one after another",
+        says="a campaign beside the frameworks alone, one after another",
         above="engine",
         below="floor",
         most=0.8,
+    ),
+    Aim(
+        title="engine / adapters",
+        says="the same beside the adapters' own time, which has loading, naming and attesting in it",
+        above="engine",
+        below="adapters",
     ),
     Aim(title="case by case / engine", says="what sending cases in blocks saves", above="case by case", below="engine"),
     Aim(

@@ -28,6 +28,7 @@ from .names import Level, attest, block, prefix_of
 __all__ = [
     "CompileCosts",
     "Level",
+    "Place",
     "Prepared",
     "Result",
     "WorkerCase",
@@ -37,6 +38,19 @@ __all__ = [
     "distribute",
     "prefix_of",
 ]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case stands in its block.
+
+    Its cases differ in their numbers only. columns: the arrays of all of them, with an axis for the case in front;
+    index: which case this is; made: what the cases before it have made for all of them, by keys of their own.
+    """
+
+    columns: Mapping[str, Any]
+    index: int
+    made: dict[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class WorkerCase:
     cotangents: None, or arrays G shaped like outputs, final_state and (LSTM) final_cell: the gradients wanted are those
         of the sum of all products G * array.
     inputs_back: whether `Result.inputs_after` is wanted.
+    place: where it stands in a block, None for a case that came alone.
     """
 
     cell: str
@@ -77,6 +92,24 @@ class WorkerCase:
     strided: bool = False
     cotangents: dict[str, Any] | None = None
     inputs_back: bool = False
+    place: Place | None = field(default=None, repr=False, compare=False)
+
+    def assembled(self, recipe: Sequence[str], layer: int = 0, direction: int = 0, *, transpose: bool = False) -> Any:
+        """What `assemble` makes of the arrays of one layer and direction; transpose: with matrices as (in, out).
+
+        Contiguous, and this case's own. The cases of a block have it made for all of them at once.
+        """
+        if self.place is None:
+            array = assemble(recipe, block(self.parameters, layer, direction))
+            return np.ascontiguousarray(array.T) if transpose else array
+        key = ("assembled", layer, direction, transpose, *recipe)
+        whole = self.place.made.get(key)
+        if whole is None:
+            whole = np.concatenate(_sums(recipe, block(self.place.columns, layer, direction)), axis=1)
+            if transpose:
+                whole = np.ascontiguousarray(np.moveaxis(whole, 1, -1))
+            self.place.made[key] = whole
+        return whole[self.place.index]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -152,8 +185,13 @@ class CompileCosts:
 def assemble(recipe: Sequence[str], parameters: Mapping[str, Any]) -> Any:
     """Stack canonical arrays along the first axis: ``["b_xr + b_hr", "b_xn"]`` adds, then concatenates.
 
-    This is how an adapter writes its weight permutation as data.
+    This is how an adapter writes its weight permutation as data. See `WorkerCase.assembled`, which is faster.
     """
+    return np.concatenate(_sums(recipe, parameters), axis=0)
+
+
+def _sums(recipe: Sequence[str], parameters: Mapping[str, Any]) -> list[Any]:
+    """What a recipe concatenates."""
     blocks = []
     for terms in recipe:
         names = [name.strip() for name in terms.split("+")]
@@ -161,7 +199,7 @@ def assemble(recipe: Sequence[str], parameters: Mapping[str, Any]) -> Any:
         for name in names[1:]:
             array = array + parameters[name]
         blocks.append(array)
-    return np.concatenate(blocks, axis=0)
+    return blocks
 
 
 def distribute(recipe: Sequence[str], gradient: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.worker.api import Result, WorkerCase
+from conformance.worker.api import Place, Result, WorkerCase
 from conformance.worker.stopwatch import ContractError, Stopwatch, costs
 from conformance.worker.wire import AFTER, COTANGENT, GRADIENT, Message, Tensor, WireError, encode, read
 
@@ -127,7 +127,7 @@ def case_of(message: Message) -> WorkerCase:
     return made(message.body, {name: tensor.values for name, tensor in message.tensors.items()})
 
 
-def made(body: dict[str, Any], parameters: dict[str, Any]) -> WorkerCase:
+def made(body: dict[str, Any], parameters: dict[str, Any], place: Place | None = None) -> WorkerCase:
     """A case of what a message says and its arrays, which it keeps."""
     cotangents = {
         name.removeprefix(COTANGENT): parameters.pop(name) for name in list(parameters) if name.startswith(COTANGENT)
@@ -159,6 +159,7 @@ def made(body: dict[str, Any], parameters: dict[str, Any]) -> WorkerCase:
         strided=strided,
         cotangents=cotangents or None,
         inputs_back=bool(body.get("inputs_back", False)),
+        place=place,
     )
 
 
@@ -195,10 +196,12 @@ def observe_block(run: Callable[[WorkerCase], Any], message: Message) -> Message
     places, paths, seconds, apart = [], [], [], []
     form: Any = None
     answers: list[dict[str, Any]] = []
-    columns = [tensor.values for tensor in message.tensors.values()]
-    for place, row in enumerate(zip(*columns, strict=True)):
+    columns = {name: tensor.values for name, tensor in message.tensors.items()}
+    shared: dict[Any, Any] = {}
+    for place, row in enumerate(zip(*columns.values(), strict=True)):
         try:
-            arrays, dtype, path, spent = called(run, made(message.body, dict(zip(message.tensors, row, strict=True))))
+            case = made(message.body, dict(zip(columns, row, strict=True)), Place(columns, place, shared))
+            arrays, dtype, path, spent = called(run, case)
         except Exception:
             apart.append(place)
             continue

@@ -520,3 +520,36 @@ def test_programs_that_are_no_longer_asked_for_are_let_go(name: str, tmp_path: P
     assert every["held"] == [1, 2, 3, 4, 4]
     assert max(few["held"]) == 2
     assert few["found"] == every["found"]
+
+
+ATTESTED = """
+from dataclasses import replace
+from conformance.worker.api import Place
+
+subject, read = told["subjects"][0], []
+path = adapter.Call.path
+adapter.Call.path = lambda call, case: read.append(path(call, case)) or read[-1]
+
+def block(count, **options):
+    cases = [case(subject, seed, **options) for seed in range(count)]
+    columns = {name: np.stack([one.parameters[name] for one in cases]) for name in cases[0].parameters}
+    shared = {}
+    return [replace(one, place=Place(columns, place, shared)) for place, one in enumerate(cases)]
+
+together = [bits(adapter.run(one)) for one in block(3)]
+once = len(read)
+alone = [bits(adapter.run(replace(one, place=None))) for one in block(3)]
+first, second = block(2)
+del read[:]
+adapter.run(first)
+adapter.run(case(subject, shape=(1, 5, 1), hidden=2))
+other = len(read)
+adapter.run(second)
+tell(once=once, same=together == alone, read=[other, len(read)])
+"""
+
+
+def test_a_path_is_read_once_for_a_block_and_again_after_another_program(tmp_path: Path) -> None:
+    """Of cases that differ in their numbers only; what was compiled in between might be what the next one runs."""
+    told, _ = run(ATTESTED, tmp_path, adapter=ADAPTERS["flax-nnx"], subjects=SUBJECTS["flax-nnx"])
+    assert told == {"once": 1, "same": True, "read": [2, 3]}
