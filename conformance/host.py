@@ -71,6 +71,7 @@ class Host:
         self._announced = False
         self._greeted = False
         self._version = ""
+        self._facts: dict[str, str] = {}
         self._sent: tuple[Process, float] | None = None
         self._ahead: tuple[Case, float | Broken] | None = None
 
@@ -114,6 +115,22 @@ class Host:
         """Start the worker and do not wait for it: it imports its framework while the caller does something else."""
         if self._process is None and self._hopeless is None:
             self._spawn()
+
+    def adopt(self, other: Host) -> None:
+        """Go on with the worker of another host of this adapter in this interpreter, which has nothing to do.
+
+        To start one may take seconds, and so may what it has compiled. Where none runs there is none to go on with; the
+        other host starts a new one when it is asked.
+        """
+        assert self._adapter.folder == other._adapter.folder
+        assert self._variant.environment == other._variant.environment
+        assert self._interpreter.python == other._interpreter.python
+        assert self._process is None
+        assert other._sent is None
+        assert other._ahead is None
+        self._process, other._process = other._process, None
+        if self._process is not None and other._greeted:
+            self._greet(other._version, other._facts)
 
     def observe(self, case: Case) -> Observation | Broken:
         """Run one case: an observation with the shape, dtype and names of the contract, or how it broke."""
@@ -269,14 +286,18 @@ class Host:
                 self._hopeless = broken
             self._incident(broken)
             return broken
+        facts = answer.body.get("facts")
+        facts = facts if isinstance(facts, dict) else {}
+        self._greet(str(answer.body.get("version", "")), {str(k): str(v) for k, v in facts.items()})
+        return process
+
+    def _greet(self, version: str, facts: dict[str, str]) -> None:
+        """The worker is up; what the first one says of its framework is told."""
         self._greeted = True
         if not self._announced:
             self._announced = True
-            facts = answer.body.get("facts")
-            facts = facts if isinstance(facts, dict) else {}
-            self._version = str(answer.body.get("version", ""))
-            self._ready(self._version, {str(k): str(v) for k, v in facts.items()})
-        return process
+            self._version, self._facts = version, facts
+            self._ready(version, facts)
 
     def _ask(self, process: Process, message: wire.Message, seconds: float, what: str) -> wire.Message | Broken:
         return self._answer(lambda: process.ask(message, seconds, self._stopped), seconds, what)

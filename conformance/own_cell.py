@@ -221,7 +221,7 @@ def _absent(it: Understood, cell: str) -> tuple[str, ...]:
 
 
 class Probe:
-    """A worker with the user's object, asked a few cases under every reading."""
+    """A worker with the user's object, asked a few cases under every reading; `host` may hand it over afterwards."""
 
     def __init__(self, own: OwnCell) -> None:
         self._own = own
@@ -230,7 +230,7 @@ class Probe:
         self.interpreter: Interpreter = (
             from_path(own.python) if own.python is not None else interpreter_of(candidate, lambda _: None)
         )
-        self._host = Host(
+        self.host = Host(
             candidate.adapter,
             candidate.variant,
             self.interpreter,
@@ -242,7 +242,7 @@ class Probe:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._host.close()
+        self.host.close()
 
     def understood(self) -> Understood:
         """What the worker made of the object.
@@ -251,7 +251,7 @@ class Probe:
         ------
         OwnCellError: the file cannot be run, or the object cannot be called.
         """
-        first = self._host.observe(_built(_SHAPES[0], "gru", self._initial(None)))
+        first = self.host.observe(_built(_SHAPES[0], "gru", self._initial(None)))
         if "understood" not in self._facts:
             assert isinstance(first, Broken)
             raise _not_started(first, self._own)
@@ -292,7 +292,7 @@ class Probe:
             case = _built(each, group.requirement.cell, self._initial(it)).zeroed(group.zeroed)
             case = group.candidate.variant.declared(case)
             sent = case if case.evaluation == "sequential" else replace(native(case), evaluation="sequential")
-            answer = self._host.observe(sent)
+            answer = self.host.observe(sent)
             if not isinstance(answer, Observation):
                 return answer
             verdicts.append(judge(case, answer.observed, ()))
@@ -301,7 +301,7 @@ class Probe:
     def steady(self, it: Understood, cell: str) -> bool:
         """Whether the same call gives the same numbers twice."""
         case = _built(_SQUARE[1] if it.transposed else _SHAPES[0], cell, self._initial(it))
-        answers = [self._host.observe(case) for _ in range(2)]
+        answers = [self.host.observe(case) for _ in range(2)]
         outputs = [a.observed.outputs for a in answers if isinstance(a, Observation)]
         return len(outputs) < 2 or bool(np.array_equal(outputs[0], outputs[1], equal_nan=True))
 

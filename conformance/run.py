@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import numpy as np
@@ -152,10 +153,12 @@ def run(
     progress: Progress,
     *,
     case_seconds: float | None = None,
+    workers: Mapping[str, Host] = MappingProxyType({}),
 ) -> tuple[Finding, ...]:
     """Examine all groups, candidates side by side; every line but header and footer goes to `emit`.
 
-    case_seconds: overrides the adapters' deadlines for one case.
+    case_seconds: overrides the adapters' deadlines for one case. workers: hosts whose worker goes on with a candidate,
+    by its name.
 
     Returns
     -------
@@ -183,7 +186,8 @@ def run(
     results: dict[tuple[str, str, str], Finding] = {}
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         futures: list[Future[list[Finding]]] = [
-            pool.submit(_candidate, own, chosen, tell, progress, case_seconds) for own in by_candidate.values()
+            pool.submit(_candidate, own, chosen, tell, progress, case_seconds, workers.get(name))
+            for name, own in by_candidate.items()
         ]
         try:
             pending = set(futures)
@@ -206,12 +210,13 @@ def _candidate(
     tell: Callable[[Line], None],
     progress: Progress,
     case_seconds: float | None,
+    worker: Host | None,
 ) -> list[Finding]:
     """All findings of one candidate; whatever goes wrong becomes a finding of its own."""
     candidate = groups[0].candidate
     findings: list[Finding] = []
     try:
-        _examine_all(candidate, groups, settings, tell, progress, case_seconds, findings)
+        _examine_all(candidate, groups, settings, tell, progress, case_seconds, worker, findings)
     except Interrupted:
         return findings
     except ConformanceError as error:
@@ -257,6 +262,7 @@ def _examine_all(
     tell: Callable[[Line], None],
     progress: Progress,
     case_seconds: float | None,
+    worker: Host | None,
     findings: list[Finding],
 ) -> None:
     name = candidate.name
@@ -297,6 +303,8 @@ def _examine_all(
         case_seconds=case_seconds,
         stopped=settings.stopped,
     ) as host:
+        if worker is not None:
+            host.adopt(worker)
         if any(group.unsupported is None for group in groups):
             host.launch()
         from conformance.examine import examine  # noqa: PLC0415 - while the worker imports its framework

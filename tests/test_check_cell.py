@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,21 @@ def test_the_pages_numpy_example_agrees(tmp_path: Path) -> None:
     assert len(examples) == 5
     code, output = checked(tmp_path, examples["numpy_step.py:gru_step"], "gru_step")
     assert code == 0, output
+
+
+def test_what_understood_the_cell_is_what_is_judged(tmp_path: Path) -> None:
+    """One worker, which for some frameworks takes longer to start than everything else; one that dies is replaced."""
+    log = tmp_path / "starts"
+    noted = f"import os\nwith open({str(log)!r}, 'a') as log:\n    log.write(f'{{os.getpid()}}\\n')\n"
+    code, output = checked(tmp_path, noted + NUMPY_CELL, "step")
+    assert code == 0, output
+    assert len(log.read_text().splitlines()) == 1
+    # Judged is what there is a record of.
+    dies = f"    if any(name.endswith('.jsonl') for name in os.listdir({str(tmp_path / 'out')!r})): os._exit(9)\n"
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    code, output = checked(
+        tmp_path, noted + NUMPY_CELL.replace("def sigmoid(a):\n", "def sigmoid(a):\n" + dies), "step"
+    )
+    assert code == 3, output
+    assert len(log.read_text().splitlines()) > 2

@@ -83,6 +83,29 @@ def test_a_good_worker_answers_with_its_arrays_path_and_facts(miniature: Miniatu
     assert watched.incidents == []
 
 
+def test_another_host_goes_on_with_a_worker(miniature: MiniatureOf) -> None:
+    """It tells the same facts, once; one that was only launched is waited for, and one that is not there is started."""
+    case = a_case()
+    with Watched(miniature("good")) as first, Watched(miniature("good")) as second, Watched(miniature("good")) as third:
+        second.host.adopt(first.host)
+        assert second.host.pid is None
+        first.host.launch()
+        second.host.adopt(first.host)
+        pid = second.host.pid
+        assert pid is not None
+        assert first.host.pid is None
+        assert isinstance(second.host.observe(case), Observation)
+        third.host.adopt(second.host)
+        assert third.facts == second.facts
+        assert isinstance(third.host.observe(case), Observation)
+        assert third.host.pid == pid
+        assert third.host.version == second.host.version
+        assert isinstance(second.host.observe(case), Observation)
+        assert second.host.pid != pid
+    assert [len(watched.facts) for watched in (first, second, third)] == [0, 1, 1]
+    assert first.incidents == second.incidents == third.incidents == []
+
+
 @pytest.mark.parametrize(
     ("variant", "kind", "code", "name", "message"),
     [

@@ -108,26 +108,26 @@ def check_cell(
         else:
             readings = probe.readings(it, cells, updates)
             steady = probe.steady(it, readings[0].cell)
-    reading = chosen(readings)
-    candidate = own.candidate(reading.update, it)
-    only = None if case_file is None else read_case(case_file)
-    if it.transposed and only is None and not it.fresh:
-        only = square_case(reading, it, group_of(candidate, REQUIREMENTS[f"{reading.cell}_hidden_given"]).zeroed)
-    groups = _groups(candidate, reading, it, only)
-    path = new_record(output, "check-cell")
-    settings = Settings(examples=examples, seed=seed, only=only, keep=keeper(path))
-    base = _command(what, reading, kind, python)
+        reading = chosen(readings)
+        candidate = own.candidate(reading.update, it)
+        only = None if case_file is None else read_case(case_file)
+        if it.transposed and only is None and not it.fresh:
+            only = square_case(reading, it, group_of(candidate, REQUIREMENTS[f"{reading.cell}_hidden_given"]).zeroed)
+        groups = _groups(candidate, reading, it, only)
+        path = new_record(output, "check-cell")
+        settings = Settings(examples=examples, seed=seed, only=only, keep=keeper(path))
+        base = _command(what, reading, kind, python)
+        understood = _facts(reading, it)
 
-    understood = _facts(reading, it)
+        def emit(line: Line) -> None:
+            writer.write(_own_line(line, base, understood))
 
-    def emit(line: Line) -> None:
-        writer.write(_own_line(line, base, understood))
-
-    with RecordWriter(path, header(groups, settings, sys.argv[1:])) as writer:
-        run_groups(groups, settings, emit, Silent(), case_seconds=deadline)
-        record_so_far = read_record(path)
-        trials = sum(f.trials for f in record_so_far.findings)
-        writer.write(Footer(finished=now(), trials=trials, findings=len(record_so_far.findings)))
+        with RecordWriter(path, header(groups, settings, sys.argv[1:])) as writer:
+            workers = {candidate.name: probe.host}
+            run_groups(groups, settings, emit, Silent(), case_seconds=deadline, workers=workers)
+            record_so_far = read_record(path)
+            trials = sum(f.trials for f in record_so_far.findings)
+            writer.write(Footer(finished=now(), trials=trials, findings=len(record_so_far.findings)))
     record = read_record(path)
     lesson = _lesson(own, it, reading, readings, said, record, steady=steady)
     lesson = replace(lesson, again=_again(record, base))
