@@ -185,6 +185,7 @@ def own_cell(
         name=name,
         title=f"{name} in {file.name} on {shipped.title}",
         folder=data_folder("adapters") / FOLDER,
+        shares=shipped.shares,
         distribution=shipped.distribution,
         requirements=shipped.requirements,
         variants={update: variant(update) for update in UPDATES},

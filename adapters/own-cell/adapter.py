@@ -17,6 +17,11 @@ from conformance.worker.api import Result, WorkerCase
 from .understanding import Understood, understand
 
 OPTIONS = json.loads(os.environ["RNN_CONFORMANCE_OWN_CELL"])
+PROGRAMS: dict[str, str] = {}
+if OPTIONS["framework"] == "flax-nnx":  # or plain JAX: most of what such a cell costs is compiling
+    from . import programs
+
+    PROGRAMS["programs"] = programs.keep()
 _UNDERSTOOD: dict[str, Understood] = {}
 
 
@@ -32,7 +37,7 @@ def own() -> Understood:
 def facts() -> dict[str, str]:
     """What was understood, as JSON under one key."""
     it = own()
-    return {"own cell": str(it.plan), "understood": json.dumps(it.told())}
+    return {"own cell": str(it.plan), "understood": json.dumps(it.told()), **PROGRAMS}
 
 
 def run(case: WorkerCase) -> Result:
