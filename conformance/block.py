@@ -63,7 +63,8 @@ class Block(Struct, frozen=True, kw_only=True, eq=False):
 
     def together(self, places: Sequence[int]) -> Case:
         """Some as one case with an axis in front, as `conformance.case.stacked` makes it: only to be evaluated."""
-        chosen = slice(None) if len(places) == self.count else list(places)
+        following = len(places) > 0 and list(places) == list(range(places[0], places[0] + len(places)))
+        chosen = slice(places[0], places[0] + len(places)) if following else list(places)  # a view, where it can be
         own = {
             "parameters": {
                 name: values[chosen, None, :] if values.ndim == 2 else values[chosen]

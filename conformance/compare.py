@@ -51,6 +51,10 @@ class Observed(Struct, frozen=True, kw_only=True):
 
     def row(self, place: int) -> Observed:
         """One of many forward observations that are stacked."""
+        return self.rows(place)
+
+    def rows(self, place: int | slice) -> Observed:
+        """Some of many forward observations that are stacked."""
         return Observed(
             outputs=self.outputs[place],
             final_state=self.final_state[place],

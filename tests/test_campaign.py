@@ -164,7 +164,9 @@ def test_a_block_has_the_features_asked_for(features: tuple[str, ...]) -> None:
     ("features", "padding"),
     [(one, padding) for one in FEATURED for padding in ("zeros", "free") if padding == "zeros" or "lengths" in one],
 )
-def test_together_or_one_by_one_the_verdict_is_the_same(features: tuple[str, ...], padding: Padding) -> None:
+def test_together_or_one_by_one_the_verdict_is_the_same(
+    features: tuple[str, ...], padding: Padding, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A block in which some cases are wrong, each in another way: nothing hides among its mates."""
     signature = next(s for s in chunk(0, "any", 0, "gru", LATTICE) if str(s.shape) == str(LATTICE[4][0]))
     held = block(signature, 1, 12, cell="gru", dtype="float32", initial="given", features=features)
@@ -193,6 +195,11 @@ def test_together_or_one_by_one_the_verdict_is_the_same(features: tuple[str, ...
         place += cases
     assert place == 12
     assert not wrong
+    every = list(judge_block(held, range(12), together(seen), ()))
+    monkeypatch.setattr("conformance.judge._TOGETHER", 5 * sum(values.size for values in seen[0].arrays().values()))
+    assert list(judge_block(held, range(12), together(seen), ())) == every, "in stretches of five"
+    some = [0, 3, 4, 6, 7, 9, 10]
+    assert sum(cases for cases, _ in judge_block(held, some, together([seen[place] for place in some]), ())) == 7
     lost = together([replace(one, outputs=one.outputs * np.nan) for one in seen[:4]])
     told = list(judge_block(held, range(4), lost, ()))
     assert [cases for cases, _ in told] == [1] * 4

@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET  # of what this test has written
 
 import pytest
+from filelock import FileLock
 
 from conformance.candidate import Spec
 from conformance.discover import read_adapter
@@ -77,8 +78,26 @@ WRONG_IN = {
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """One session for all candidates: starting pytest, and the harness in it, is what most of them would cost."""
-    folder = tmp_path_factory.mktemp("session")
+    """One session for all candidates: starting pytest, and the harness in it, is what most of them would cost.
+
+    Of several processes that run these tests the first one makes it, and the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "plugin-session"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "code").is_file():
+            _ask_all(folder)
+    ends: dict[str, tuple[str, str]] = {}
+    for case in ET.parse(folder / "ends.xml").getroot().iter("testcase"):
+        name = case.attrib["name"].removeprefix("test_requirement[").removesuffix("]")
+        (told,) = [*case] or [None]
+        ends[name] = ("passed", "") if told is None else (told.tag, told.attrib["message"] + "\n" + (told.text or ""))
+    return Session(ends=ends, printed=(folder / "printed").read_text(), code=int((folder / "code").read_text()))
+
+
+def _ask_all(folder: Path) -> None:
+    """Run the session in a folder, and leave there what it came to."""
+    folder.mkdir()
     (folder / "tox.ini").write_text("[pytest]\n")
     (folder / "conftest.py").write_text(
         "import sys\ndef pytest_sessionfinish():\n"
@@ -97,12 +116,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         timeout=300,
         check=False,
     )
-    ends: dict[str, tuple[str, str]] = {}
-    for case in ET.parse(folder / "ends.xml").getroot().iter("testcase"):
-        name = case.attrib["name"].removeprefix("test_requirement[").removesuffix("]")
-        (told,) = [*case] or [None]
-        ends[name] = ("passed", "") if told is None else (told.tag, told.attrib["message"] + "\n" + (told.text or ""))
-    return Session(ends=ends, printed=done.stdout, code=done.returncode)
+    (folder / "printed").write_text(done.stdout)
+    (folder / "code").write_text(str(done.returncode))
 
 
 def test_a_good_candidate_passes(session: Session) -> None:
