@@ -30,7 +30,7 @@ from conformance.worker.api import (
 )
 
 from . import concat, programs
-from .carries import pack, plain, unpack
+from .carries import cast, name_of, pack, plain, unpack
 from .compat import enable_x64
 from .costs import measured
 
@@ -162,14 +162,14 @@ def call_of(case: WorkerCase) -> Call:
     params = {}
     for direction, place in enumerate(PLACES[case.directions]):
         for target, recipe in RECIPES[case.cell].items():
-            params[f"{place}.{target}"] = case.assembled(recipe, 0, direction, transpose=True)
+            params[f"{place}.{target}"] = cast(case.assembled(recipe, 0, direction, transpose=True), dtype)
     carry = None
     path = "flax.linen.RNN({layer})(x)"
     if case.h0 is not None:
-        carry = pack(case.h0, case.c0, case.directions)
+        carry = pack(cast(case.h0, dtype), cast(case.c0, dtype), case.directions)
         path = "flax.linen.RNN({layer})(x, initial_carry)"
     path = attest(path.format(layer=name), case.features)
-    inputs = jax.tree_util.tree_map(partial(np.asarray, dtype=dtype), (params, case.x, carry))
+    inputs = (params, cast(case.x, dtype), carry)
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
     if case.cotangents is None:
@@ -197,7 +197,7 @@ def run(case: WorkerCase) -> Result:
         outputs=plain(outputs),
         final_state=plain(final_state),
         final_cell=plain(final_cell),
-        dtype=outputs.dtype.name,
+        dtype=name_of(outputs.dtype),
         path=call.path,
         gradients={} if pulled is None else named(case, *pulled, folded=True),
         inputs_after=named(case, *call.inputs, folded=False) if case.inputs_back else {},

@@ -21,7 +21,7 @@ from flax.linen.initializers import lecun_normal, zeros_init
 
 from conformance.worker.api import Level, Prepared, Result, WorkerCase, assemble, attest
 
-from .carries import plain
+from .carries import name_of, plain
 from .compat import enable_x64
 
 # Rows of the (D + H, H) kernels, the transpose of the canonical (out, in): first those of x, then those of h.
@@ -146,7 +146,7 @@ def run(case: WorkerCase) -> Result:
     return Result(
         outputs=plain(outputs),
         final_state=plain(final),
-        dtype=outputs.dtype.name,
+        dtype=name_of(outputs.dtype),
         path=attest(path, case.features),
         gradients=gradients,
         inputs_after=named(*inputs, folded=False) if case.inputs_back else {},

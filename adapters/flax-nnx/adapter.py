@@ -5,6 +5,7 @@ Runs on JAX's default device; how is in ``forms.py``. Which path ran is read fro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -28,7 +29,7 @@ from conformance.worker.api import (
 )
 
 from . import programs
-from .carries import pack, plain, unpack
+from .carries import cast, name_of, pack, plain, unpack
 from .compat import enable_x64
 from .costs import measured
 from .forms import ACTIVATIONS, Form, backward, form_of, forward, one_step
@@ -151,20 +152,36 @@ class Call:
         return attest(path_of(program, case, self.recipe), case.features)
 
 
+def without_b_hn(case: WorkerCase) -> bool:
+    """Whether every b_hn is zero: of all cases of a block at once, and only else of this one."""
+
+    def zero(parameters: Mapping[str, Any]) -> bool:
+        return not any(value.any() for name, value in parameters.items() if name.endswith("b_hn"))
+
+    if case.place is None:
+        return zero(case.parameters)
+    made = case.place.made
+    if "without b_hn" not in made:
+        made["without b_hn"] = zero(case.place.columns)
+    return made["without b_hn"] or zero(case.parameters)
+
+
 def call_of(case: WorkerCase) -> Call:
     """The call that a case asks for; ValueError for weights that the cell cannot hold."""
-    if any(value.any() for name, value in case.parameters.items() if name.endswith("b_hn")):
+    if not without_b_hn(case):
         raise ValueError("flax.nnx.GRUCell has no place for b_hn, and it is not zero")
     dtype = jnp.dtype(case.dtype)
     per_gate = case.variant.endswith(LSTM_CELL)
     recipe = LSTM_CELL_RECIPE if per_gate else RECIPES[case.cell]
     layer = "LSTMCell" if per_gate else CLASSES[case.cell]
-    weights = []
-    for direction in range(case.directions):
-        own = {target: case.assembled(terms, 0, direction, transpose=True) for target, terms in recipe.items()}
-        weights.append(own)
-    carry = None if case.h0 is None else pack(case.h0, case.c0, case.directions)
-    inputs = jax.tree_util.tree_map(partial(np.asarray, dtype=dtype), (weights, case.x, carry))
+    weights = [
+        {target: cast(case.assembled(terms, 0, direction, transpose=True), dtype) for target, terms in recipe.items()}
+        for direction in range(case.directions)
+    ]
+    carry = None
+    if case.h0 is not None:
+        carry = pack(cast(case.h0, dtype), cast(case.c0, dtype), case.directions)
+    inputs = (weights, cast(case.x, dtype), carry)
     if case.inputs_back:
         inputs = jax.device_put(inputs)  # otherwise the call does it, in less time
     variant = case.variant.removesuffix(LSTM_CELL)
@@ -208,7 +225,7 @@ def run(case: WorkerCase) -> Result:
         final_state=plain(final_state),
         cells=plain(cells),
         final_cell=plain(final_cell),
-        dtype=outputs.dtype.name,
+        dtype=name_of(outputs.dtype),
         path=path,
         gradients={} if pulled is None else named(case, call.recipe, *pulled, folded=True),
         inputs_after=named(case, call.recipe, *call.inputs, folded=False) if case.inputs_back else {},

@@ -17,7 +17,7 @@ from jax import lax
 from conformance.worker.api import Result, WorkerCase, attest
 
 from . import programs
-from .carries import plain
+from .carries import name_of, plain
 from .compat import enable_x64
 
 PROGRAMS = programs.keep()
@@ -169,7 +169,7 @@ def run(case: WorkerCase) -> Result:
     return Result(
         outputs=outputs,
         final_state=outputs[..., -1, :],
-        dtype=states.dtype.name,
+        dtype=name_of(states.dtype),
         path=attest(path_of(case.variant), case.features),
         gradients=gradients,
         inputs_after=named(*inputs) if case.inputs_back else {},

@@ -114,16 +114,16 @@ class WorkerCase:
     @property
     def features(self) -> tuple[str, ...]:
         """What the case asks for beyond a plain forward run; `Result.path` ends with these, see `attest`."""
-        asked = {
-            "lengths": self.lengths is not None,
-            "reverse": self.reverse,
-            "bidirectional": self.directions == 2,
-            "layers": self.layers > 1,
-            "strided": self.strided,
-            "gradients": self.cotangents is not None,
-            "inputs_back": self.inputs_back,
-        }
-        return tuple(name for name, wanted in asked.items() if wanted)
+        asked = (
+            ("lengths", self.lengths is not None),
+            ("reverse", self.reverse),
+            ("bidirectional", self.directions == 2),
+            ("layers", self.layers > 1),
+            ("strided", self.strided),
+            ("gradients", self.cotangents is not None),
+            ("inputs_back", self.inputs_back),
+        )
+        return tuple([name for name, wanted in asked if wanted])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Level = Literal["layer", "cell"]
 
 def attest(path: str, features: Sequence[str]) -> str:
     """The attested path of a call with features: ``torch.nn.GRU(x, hx) +lengths``."""
-    return " ".join((path, *(f"+{feature}" for feature in features)))
+    return " ".join((path, *(f"+{feature}" for feature in features))) if features else path
 
 
 def block(parameters: Mapping[str, Any], layer: int = 0, direction: int = 0) -> dict[str, Any]:
