@@ -236,6 +236,9 @@ class Rounded(Struct, frozen=True):
         return np.concatenate(values, axis=-1)
 
 
+_ZERO: Final = np.zeros(())
+
+
 class Bounded(Struct, frozen=True):
     """A float64 value and a bound on the distance of any conforming computed value from it.
 
@@ -272,6 +275,8 @@ class RunningError(Struct, frozen=True):
         return self.format.storage if self.coarser else 0.0
 
     def lift(self, values: Array) -> Bounded:
+        if self.input_unit == 0.0 and np.isfinite(values).all():
+            return Bounded(values, np.broadcast_to(_ZERO, values.shape))
         return Bounded(values, self.input_unit * np.abs(values))
 
     def dot(self, matrix: Array, vector: Bounded) -> Bounded:
@@ -289,7 +294,7 @@ class RunningError(Struct, frozen=True):
         products = np.abs(vector.value) @ magnitude
         error = unit * products
         # A kernel may flush a product, or an operand (a state, an input) below the normal range before it.
-        error += fmt.accumulator_underflow * (count + magnitude.sum(axis=-2, keepdims=True))
+        error += fmt.accumulator_underflow * (count + np.ones((1, count)) @ magnitude)
         if vector.error.any():
             error += (1.0 + unit) * (vector.error @ magnitude)
         if fmt.storage > fmt.accumulator:
@@ -324,9 +329,10 @@ class RunningError(Struct, frozen=True):
     def times(self, left: Bounded, right: Bounded) -> Bounded:
         """(l + dl)(r + dr)(1 + u) - l r."""
         value = left.value * right.value
-        carried = np.abs(left.value) * right.error + np.abs(right.value) * left.error + left.error * right.error
+        of_left, of_right = np.abs(left.value), np.abs(right.value)
+        carried = of_left * right.error + of_right * left.error + left.error * right.error
         rounding = self.format.storage * (np.abs(value) + carried)
-        rounding += self.format.underflow * (1.0 + np.abs(left.value) + np.abs(right.value))
+        rounding += self.format.underflow * (1.0 + of_left + of_right)
         return Bounded(value, carried + rounding)
 
     def apply(self, function: Activation, argument: Bounded) -> Bounded:
@@ -385,14 +391,12 @@ class RunningError(Struct, frozen=True):
         ``(1-w)*low + w*high``, ``low + w*(high-low)`` and ``low - w*low + w*high``. Each has at most two
         products, and each of these may underflow (a sum never does: it is exact there).
         """
-        value = (1.0 - weight.value) * low.value + weight.value * high.value
-        carried = (
-            np.abs(high.value - low.value) * weight.error
-            + (np.abs(1.0 - weight.value) + weight.error) * low.error
-            + (np.abs(weight.value) + weight.error) * high.error
-        )
-        kept = np.maximum(np.abs(1.0 - weight.value), 1.0) + weight.error
+        rest = 1.0 - weight.value
+        value = rest * low.value + weight.value * high.value
         added = np.abs(weight.value) + weight.error
+        carried = np.abs(high.value - low.value) * weight.error + (np.abs(rest) + weight.error) * low.error
+        carried += added * high.error
+        kept = np.maximum(np.abs(rest), 1.0) + weight.error
         magnitude = kept * (np.abs(low.value) + low.error) + added * (np.abs(high.value) + high.error)
         rounding = gamma(3, self.format.storage) * magnitude + 4.0 * self.format.underflow
         return Bounded(value, carried + rounding)

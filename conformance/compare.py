@@ -189,10 +189,13 @@ def shares_of(case: Case, observed: Observed) -> Array:
         for name, values in observed.arrays().items():
             padded = free and name in PER_STEP
             part = part_of(case, values, predicted[name], ops.reference_share, declared, padded=padded)
-            lost = np.isinf(part.bound) & np.isfinite(part.predicted)
-            if padded:
-                lost &= ~unspecified(case)[..., None]
-            worst = np.maximum(worst, np.where(lost, np.inf, part.share).reshape(len(worst), -1).max(axis=1))
+            share = part.share
+            if (unbounded := np.isinf(part.bound)).any():
+                lost = unbounded & np.isfinite(part.predicted)
+                if padded:
+                    lost &= ~unspecified(case)[..., None]
+                share = np.where(lost, np.inf, share)
+            worst = np.maximum(worst, share.reshape(len(worst), -1).max(axis=1))
     return worst
 
 
@@ -272,11 +275,13 @@ def part_of(
     assert rows is not None
     predicted = rows.value.reshape(observed.shape)
     bound = rows.error.reshape(observed.shape) * reference_share
-    # An infinite error times a zero is no number, and no bound either.
-    bound = np.where(np.isnan(bound) & np.isfinite(predicted), np.inf, bound)
+    finite = np.all(np.isfinite(bound))
+    if not finite:
+        # An infinite error times a zero is no number, and no bound either.
+        bound = np.where(np.isnan(bound) & np.isfinite(predicted), np.inf, bound)
     residual = np.abs(observed - predicted)
     share = residual / bound
-    if not padded and np.all(np.isfinite(share)) and np.all(np.isfinite(bound)):
+    if not padded and finite and np.all(np.isfinite(share)):
         return Part(observed=observed, predicted=predicted, bound=bound, residual=residual, share=share)
     # Nothing is outside an infinite bound; `bounded` says that nothing is shown there either.
     outside = (np.isnan(share) | ~np.isfinite(observed)) & ~np.isinf(bound)
