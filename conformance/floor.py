@@ -78,7 +78,8 @@ class Floor:
         assert self._process.stdin
         assert self._process.stdout
         cases, answers = self._scratch / "floor-cases.npz", self._scratch / "floor-answers.npz"
-        np.savez(cases, allow_pickle=False, **_arrays(blocks))
+        answers.unlink(missing_ok=True)  # those of the candidate before it would be as right
+        np.savez(cases, **_arrays(blocks))  # numbers alone: nothing to be pickled
         try:
             words = {"candidate": candidate, "cases": str(cases), "answers": str(answers)}
             self._process.stdin.write(json.dumps(words) + "\n")

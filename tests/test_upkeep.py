@@ -255,6 +255,18 @@ def test_a_floor_counts_only_where_every_answer_is_right(
         assert why in turn
 
 
+def test_a_floor_is_never_judged_by_the_answers_before_it(miniature: MiniatureOf, tmp_path: Path) -> None:
+    """A script that answers the first candidate only, and tells seconds of the second one as well."""
+    script = tmp_path / "floor.py"
+    again = 'if "path" in asked["candidate"]: print(json.dumps({"seconds": 2.0, "cpu": 1.0}), flush=True); continue'
+    script.write_text(ALONE.replace("SPOIL", again))
+    with (
+        bench_of([miniature("good"), miniature("path")], tmp_path, []) as bench,
+        Floor(current(), tmp_path, script=script) as floor,
+    ):
+        assert str(bench.alone(floor, 5, BLOCK)).startswith("wrong:path: benchmarks/floor.py broke")
+
+
 def test_without_an_environment_there_is_no_floor(miniature: MiniatureOf, tmp_path: Path) -> None:
     """It says why."""
     with bench_of([miniature("good")], tmp_path, []) as bench, Floor(None, tmp_path, "no environment") as floor:
