@@ -275,6 +275,7 @@ class RunningError(Struct, frozen=True):
         return self.format.storage if self.coarser else 0.0
 
     def lift(self, values: Array) -> Bounded:
+        # A view of one zero, but not for infinities and NaN: their error is no number, so nothing passes for bounded.
         if self.input_unit == 0.0 and np.isfinite(values).all():
             return Bounded(values, np.broadcast_to(_ZERO, values.shape))
         return Bounded(values, self.input_unit * np.abs(values))

@@ -179,3 +179,12 @@ def test_a_sigmoid_whose_exponential_overflows_lies_within_its_bound(dtype: Dtyp
     share = np.abs(computed - bounded.value) / bounded.error
     assert share.max() <= 1.0
     assert dtype != "float16" or (computed[a < -11.2] == 0).all(), "nothing overflows: the test shows nothing"
+
+
+def test_what_is_no_number_is_never_exactly_known() -> None:
+    """Of an infinity or NaN the error is NaN, which no comparison passes; of numbers it is zero."""
+    ops = RunningError(FORMATS["float32"])
+    assert not ops.lift(np.array([1.0, -2.0])).error.any()
+    with np.errstate(invalid="ignore"):  # as `compare` evaluates
+        error = ops.lift(np.array([1.0, np.inf, -np.inf, np.nan])).error
+    assert np.array_equal(error, [0.0, np.nan, np.nan, np.nan], equal_nan=True)
