@@ -166,7 +166,7 @@ def fill(module: torch.nn.Module, case: WorkerCase) -> None:
 
 
 def tensor(values: np.ndarray, case: WorkerCase) -> torch.Tensor:
-    """A contiguous copy in the case's dtype."""
+    """A copy in the case's dtype, laid out in memory like `values`."""
     copy = torch.tensor(values)
     dtype = getattr(torch, case.dtype)
     return copy if copy.dtype == dtype else copy.to(dtype)
@@ -185,9 +185,8 @@ def load(case: WorkerCase) -> dict[str, torch.Tensor]:
     for name, state in {"h0": case.h0, "c0": case.c0}.items():
         if state is not None:
             parts = case.layers * case.directions
-            inputs[name] = tensor(
-                np.moveaxis(state.reshape(*state.shape[:-1], parts, state.shape[-1] // parts), -2, 0), case
-            )
+            blocks = state[None] if parts == 1 else np.stack(np.split(state, parts, axis=-1))
+            inputs[name] = tensor(blocks, case)
     if torch.is_grad_enabled():
         for value in inputs.values():
             value.requires_grad_()
